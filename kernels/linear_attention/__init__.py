@@ -1,0 +1,91 @@
+"""Linear attention with decay by head or by channel; see README.md for the equations."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from archloom.kernels.arguments import (
+    accumulator,
+    check_alike,
+    check_chunk,
+    check_decay,
+    check_decay_sign,
+    check_shape,
+    unknown_backend,
+)
+from archloom.kernels.linear_attention import chunked, reference
+
+__all__ = ["linear_attention"]
+
+SMALLEST_DENOMINATOR = 1e-6
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    log_decay: Tensor | None = None,
+    normalise: bool = False,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+    chunk: int | None = None,
+    backend: Literal["chunked", "reference"] = "chunked",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """o_t = scale * sum over s <= t of <q_t, k_s>_g v_s, where <q_t, k_s>_g = sum_i q_ti k_si exp(G_ti - G_si).
+
+    G is the sum of `log_decay` over time. Linear attention (Katharopoulos et al. 2020) has no decay, RetNet
+    and Mamba-2 have one per head, GLA (Yang et al. 2024) one per channel.
+
+    Args:
+        q, k: [B, T, H, K].
+        v: [B, T, H, V].
+        log_decay: None, [B, T, H] or [B, T, H, K]; finite and <= 0 (the sign is checked by the reference only, since
+            reading it would make a GPU wait). May be float32 beside bfloat16 inputs.
+        normalise: divide by the same sum with 1 for v, whose magnitude is kept at or above 1e-6; `scale` cancels.
+        scale: factor of the output.
+        initial_state: [B, H, K, V], or [B, H, K, V+1] when normalising; the last column is that of the denominator.
+        return_state: also return the state after the last step, float32 (float64 for float64 inputs).
+        chunk: steps per chunk; None for the measured default. With channel decay it is rounded up to 4 * 2^n.
+        backend: "chunked", or "reference" for the literal recurrence.
+
+    Returns:
+        o [B, T, H, V] in the dtype of q; with `return_state` the pair (o, state).
+
+    Raises:
+        ValueError: for shapes, dtypes or devices that do not fit, a chunk below 1, or an unknown backend.
+    """
+    check_alike({"q": q, "k": k, "v": v}, wide={"log_decay": log_decay, "initial_state": initial_state})
+    check_shape("q", q, "BTHK", (None, None, None, None))
+    batch, steps, heads, width = q.shape
+    check_shape("k", k, "BTHK", (batch, steps, heads, width))
+    check_shape("v", v, "BTHV", (batch, steps, heads, None))
+    check_decay(log_decay, (batch, steps, heads), width)
+    check_chunk(chunk)
+    if initial_state is not None:
+        check_shape("initial_state", initial_state, "BHKV", (batch, heads, width, v.shape[-1] + normalise))
+        initial_state = initial_state.to(accumulator(q.dtype))
+
+    value = pad(v, (0, 1), value=1.0) if normalise else v
+    state: Tensor | None
+    match backend:
+        case "chunked":
+            out, state = chunked.linear_attention(q, k, value, log_decay, initial_state, return_state, chunk)
+        case "reference":
+            check_decay_sign(log_decay)
+            out, state = reference.linear_attention(q, k, value, log_decay, initial_state)
+        case _:
+            raise unknown_backend(backend)
+    if normalise:
+        out = out[..., :-1] / _away_from_zero(out[..., -1:])
+    elif scale != 1.0:
+        out = out * scale
+    out = out.to(q.dtype)
+    return (out, state) if return_state and state is not None else out
+
+
+def _away_from_zero(x: Tensor) -> Tensor:
+    return torch.where(x < 0, x.clamp(max=-SMALLEST_DENOMINATOR), x.clamp(min=SMALLEST_DENOMINATOR))
