@@ -1,0 +1,32 @@
+"""What every arm of the search is: a pure function from a history and a generator to proposals.
+
+A proposer keeps no state between calls and never sees the store, so a campaign that was killed goes on exactly where it
+stood: the same history and the same seed give the same proposals.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from archloom.db.records import Origin, Trial
+from archloom.search_space.terms import Term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A canonical architecture and where it comes from; `parents` are candidate ids."""
+
+    term: Term
+    origin: Origin
+    operator: str
+    parents: tuple[str, ...] = ()
+    rationale: str | None = None
+
+
+class Proposer(Protocol):
+    """An arm. `history` holds the finished trials this arm may learn from, by index; scores are higher-is-better."""
+
+    def ask(self, history: Sequence[Trial], n: int, rng: Random) -> list[Proposal]:
+        """`n` proposals, valid and in budget; they may repeat what the campaign has tried (it asks again)."""
+        ...

@@ -1,0 +1,1 @@
+"""The ledger: frozen records at the boundary, SQLAlchemy tables behind it."""

@@ -1,0 +1,319 @@
+"""Frozen records: the only things that pass between the evaluator, the proposers, the store and the campaign loop.
+
+No SQLAlchemy and no torch here. Records travel to worker processes by pickle and to the database by the store.
+
+A **protocol** fixes what a score means; an **evaluation** is one (candidate, task, rung, seed) under one protocol; an
+**attempt** is one try at an evaluation; a **measurement** is what a worker answers. A failed trial is a measurement too.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+
+GATES = "gates"
+"""The pseudo-task whose evaluation runs the gates instead of training."""
+
+
+class Origin(StrEnum):
+    """Which arm wrote a candidate."""
+
+    ZOO = "zoo"
+    RANDOM = "random"
+    EVOLUTION = "evolution"
+    LANGUAGE_MODEL = "language_model"
+
+
+class CampaignState(StrEnum):
+    RUNNING = "running"
+    STOPPED = "stopped"
+    EXHAUSTED = "exhausted"
+    FINISHED = "finished"
+
+
+class EvaluationState(StrEnum):
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class FailureKind(StrEnum):
+    """Why an evaluation has no score. Only `WORKER_LOST` is retried: it says nothing of the candidate."""
+
+    BUDGET = "budget"
+    BUILD = "build"
+    FORWARD = "forward"
+    CAUSALITY = "causality"
+    BATCH = "batch"
+    DECODE = "decode"
+    GRADIENT = "gradient"
+    LOWERING = "lowering"
+    COST = "cost"
+    DUPLICATE = "duplicate"
+    DIVERGED = "diverged"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    WORKER_LOST = "worker_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A proxy task. `vocabulary` counts symbols, `length` tokens; `options` are the task's own, sorted by name."""
+
+    name: str
+    vocabulary: int
+    length: int
+    batch: int
+    options: tuple[tuple[str, int | float | str], ...] = ()
+
+    def option(self, name: str) -> int | float | str:
+        return dict(self.options)[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One task of a rung: train `steps` steps with each of `seeds`."""
+
+    task: str
+    steps: int
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """A level of spend. `keep` is the fraction of its candidates that rise to the next rung."""
+
+    stages: tuple[Stage, ...]
+    keep: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """The optimiser of a protocol: AdamW, constant rate after `warmup` steps, decayed over the last quarter."""
+
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.01
+    warmup: int = 10
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything that fixes what a score means. Scores of different protocols are never ranked together.
+
+    `reference` is the term (text) of the architecture whose parameter count at width `width` is the target that every
+    candidate matches within `tolerance`. `depth` is the largest number of blocks.
+    """
+
+    version: int
+    grammar: int
+    reference: str
+    width: int
+    depth: int
+    tolerance: float = 0.02
+    tasks: tuple[Task, ...]
+    rungs: tuple[Rung, ...]
+    training: Training = Training()
+    threads: int = 1
+
+    def task(self, name: str) -> Task:
+        return next(task for task in self.tasks if task.name == name)
+
+    @cached_property
+    def id(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the protocol's JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Protocol":
+        data = json.loads(text)
+        tasks = tuple(Task(**{**task, "options": tuple(map(tuple, task["options"]))}) for task in data["tasks"])
+        rungs = tuple(
+            Rung(
+                keep=rung["keep"],
+                stages=tuple(Stage(**{**stage, "seeds": tuple(stage["seeds"])}) for stage in rung["stages"]),
+            )
+            for rung in data["rungs"]
+        )
+        return cls(**{**data, "tasks": tasks, "rungs": rungs, "training": Training(**data["training"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An architecture in a campaign. `id` is the SHA-256 of the canonical text; `index` its place in the campaign."""
+
+    id: str
+    term: str
+    origin: Origin
+    index: int
+    name: str | None = None
+    operator: str | None = None
+    parents: tuple[str, ...] = ()
+    rationale: str | None = None
+
+    @property
+    def short(self) -> str:
+        return self.id[:8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationKey:
+    """What makes an evaluation the same one: it is stored once and finished once per campaign."""
+
+    candidate: str
+    task: str
+    rung: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """All that a worker needs: it never sees the store. `steps` is 0 for the gates."""
+
+    key: EvaluationKey
+    term: str
+    protocol: Protocol
+    steps: int
+    timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an evaluation has no score, in words a researcher can act on."""
+
+    kind: FailureKind
+    reason: str
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A metric over training steps."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What a worker answers. `score` is in [0, 1], higher is better, and is None exactly when `failure` is set.
+
+    `metrics` holds named numbers (loss, accuracy, parameters, flops, state_bytes, train_seconds, ...) and `environment`
+    what a result depends on beside its protocol (torch version, CPU capability, threads, device, host).
+    """
+
+    key: EvaluationKey
+    score: float | None
+    metrics: Mapping[str, float]
+    series: tuple[Series, ...] = ()
+    environment: Mapping[str, str]
+    seconds: float
+    failure: Failure | None = None
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.score is None) != (self.failure is not None) and self.key.task != GATES:
+            raise ValueError(f"a measurement has a score or a failure, got score={self.score}, failure={self.failure}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at an evaluation, held under a lease until `expires`."""
+
+    id: int
+    key: EvaluationKey
+    number: int
+    worker: str
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished evaluation as the history shows it."""
+
+    key: EvaluationKey
+    score: float | None
+    metrics: Mapping[str, float]
+    failure: Failure | None
+    seconds: float
+    fingerprint: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.failure is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """A search under one protocol. `config` is the resolved configuration as JSON and `config_hash` its SHA-256."""
+
+    name: str
+    config: str
+    config_hash: str
+    protocol: str
+    seed: int
+    state: CampaignState
+    created: datetime
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a campaign: started, stopped, resumed, failure, note."""
+
+    at: datetime
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModelCall:
+    """One recorded call, enough to replay it without the network."""
+
+    at: datetime
+    model: str
+    request: str
+    response: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A candidate with all its results: what proposers and leaderboards read."""
+
+    candidate: Candidate
+    results: tuple[Result, ...]
+
+    @property
+    def failure(self) -> Failure | None:
+        return next((result.failure for result in self.results if result.failure), None)
+
+    @property
+    def rung(self) -> int:
+        """The highest rung with a score, -1 if there is none."""
+        return max((result.key.rung for result in self.results if result.score is not None), default=-1)
+
+    def score(self, rung: int) -> float:
+        """Mean score over the tasks and seeds of one rung; NaN if there is none."""
+        scores = [r.score for r in self.results if r.key.rung == rung and r.score is not None]
+        return sum(scores) / len(scores) if scores else math.nan
+
+    def metric(self, name: str, *, task: str | None = None) -> float:
+        """Mean of a metric at the highest rung that has it, over seeds (and tasks unless one is named); NaN if none."""
+        having = [r for r in self.results if name in r.metrics and task in (None, r.key.task)]
+        if not having:
+            return math.nan
+        top = max(r.key.rung for r in having)
+        values = [r.metrics[name] for r in having if r.key.rung == top]
+        return sum(values) / len(values)

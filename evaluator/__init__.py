@@ -1,0 +1,1 @@
+"""From a term to a measured result: modules on kernels, gates, proxy tasks, training, executors, replay."""

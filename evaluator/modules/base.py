@@ -1,0 +1,78 @@
+"""What every module of an operation shares: its place in the data flow, and its state while decoding.
+
+A `Flow` carries one forward pass through one mixer: the input stream, the memo that makes a shared node one tensor, and
+the cache that carries what earlier segments left behind. Without a cache a pass sees a whole sequence. With one, a
+sequence may come in segments of any lengths, down to one token: that is the decode form, and the outputs are the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from archloom.search_space.operations import Shape, inner
+from archloom.search_space.terms import Term
+
+Cache = dict[nn.Module, Tensor]
+"""What each module carries from one segment to the next; `position` counts tokens under the key of the mixer."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """One pass through one mixer. x: [B, T, D]; `past` tokens came in earlier segments; `dense` asks for the oracle."""
+
+    x: Tensor
+    past: int = 0
+    cache: Cache | None = None
+    dense: bool = False
+    memo: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def history(self, owner: nn.Module, now: Tensor, *, keep: int | None = None) -> Tensor:
+        """`now` [B, T, ...] behind what `owner` kept of earlier segments: all of them, or the last `keep` tokens."""
+        if self.cache is None:
+            return now
+        before = self.cache.get(owner)
+        whole = now if before is None else torch.cat([before, now], 1)
+        self.cache[owner] = whole if keep is None else whole[:, max(0, whole.shape[1] - keep) :]
+        return whole
+
+
+class Operator(nn.Module):
+    """A compiled operation. `inputs` are the compiled arguments; `heads` those of its result; `shape` the mixer's."""
+
+    def __init__(self, *, term: Term, shape: Shape, heads: int, inputs: Sequence["Operator"]) -> None:
+        super().__init__()
+        self.term = term
+        self.shape = shape
+        self.heads = heads
+        self.inputs = nn.ModuleList(inputs)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Makes the operation's own weights."""
+
+    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
+        raise NotImplementedError(type(self).__name__)
+
+    def forward(self, flow: Flow) -> Tensor:
+        return self.compute(flow, *[each(flow) for each in self.inputs])
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result per head (of the stream if it is one)."""
+        return inner(self.term, self.shape)
+
+
+class Shared(Operator):
+    """A `let`: computed at its first use in a pass."""
+
+    def forward(self, flow: Flow) -> Tensor:
+        if self not in flow.memo:
+            flow.memo[self] = self.inputs[0](flow)
+        return flow.memo[self]
+
+
+def spread(x: Tensor, heads: int) -> Tensor:
+    """[B, T, G, ...] -> [B, T, heads, ...]: head h reads group floor(h * G / heads)."""
+    return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], 2)

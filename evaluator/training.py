@@ -1,0 +1,229 @@
+"""One deterministic training loop for every proxy task: AdamW, clipped, at a rate that warms up, holds and decays.
+
+Same model, task, seed, thread count and CPU capability: bit-identical results. Divergence and running out of time are
+results of a run, not exceptions. A change to a constant of this file changes what a score means and needs a new
+`Protocol.version`.
+"""
+
+import itertools
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from archloom.db.records import Failure, FailureKind, Series, Training
+from archloom.evaluator.tasks.interface import IGNORED, Batch, Tally, TaskRunner
+
+BETAS = (0.9, 0.95)
+DECAYED = 0.25
+"""The last part of the steps, over which the learning rate falls linearly to 0."""
+
+LOSS_POINTS = 20
+EVALUATIONS = 5
+EVALUATION_SHARE = 0.1
+"""Evaluations are at most this part of the work of training, a training step counting as three forward passes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What a run came to. `score` is None exactly when `failure` is set; `seconds` leaves evaluations out."""
+
+    score: float | None
+    metrics: Mapping[str, float]
+    series: tuple[Series, ...]
+    seconds: float
+    failure: Failure | None = None
+
+
+def train(
+    model: nn.Module,
+    runner: TaskRunner,
+    *,
+    training: Training,
+    steps: int,
+    seed: int,
+    deadline: float | None = None,
+) -> TrainingResult:
+    """Train `model` (inputs [B, T] int64 -> logits [B, T, vocabulary]) in place for `steps` steps, then evaluate it.
+
+    `seed` chooses the training data; `deadline` is a reading of `time.monotonic()`. Fails as `DIVERGED`, with metric
+    `diverged_step` (counted from 1), at the first loss or gradient norm that is not finite, and as `TIMEOUT` at the
+    deadline. Raises `ValueError` for less than one step and whatever the model raises.
+
+    Metrics: those of the task, `area_under_curve` (mean of the score over training, by trapezoids from 0) and, where
+    the task has a score that counts as solved, `steps_to_95`: the first evaluated step at or above it, inf if none.
+    """
+    if steps < 1:
+        raise ValueError(f"training takes at least one step, got {steps}")
+    device = next(model.parameters()).device
+    evaluations = [_to(batch, device) for batch in runner.evaluation_batches()]
+    evaluate_after = _evaluation_steps(steps, batch=runner.batch, sequences=sum(len(b.inputs) for b in evaluations))
+    optimizer = _optimizer(model, training=training)
+    course = _Course(steps=steps)
+    for step in range(steps):
+        if deadline is not None and time.monotonic() > deadline:
+            return course.failed(FailureKind.TIMEOUT, f"the time limit passed after {step} of {steps} training steps")
+        started = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * rate(step, steps=steps, warmup=training.warmup)
+        batch = _to(runner.training_batch(step, total_steps=steps, seed=seed), device)
+        loss, norm = _update(model, optimizer, batch=batch, clip=training.clip)
+        course.losses.append(loss)
+        course.seconds += time.perf_counter() - started
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return course.diverged(f"the training loss was {loss:.4g} and the gradient norm {norm:.4g}")
+        if step + 1 in evaluate_after:
+            tally = evaluate(model, evaluations)
+            if not math.isfinite(tally.nats):
+                return course.diverged(f"the evaluation loss was {tally.loss:.4g}")
+            course.scores[step + 1] = runner.score(tally)
+    return course.finished(runner, tally)
+
+
+def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Tally:
+    """Run `model` over `batches` in evaluation mode without gradients; it is left in training mode."""
+    nats, correct, scored = 0.0, 0, 0
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            at = batch.targets != IGNORED
+            logits, targets = model(batch.inputs)[at], batch.targets[at]
+            nats += functional.cross_entropy(logits, targets, reduction="sum").item()
+            correct += int((logits.argmax(dim=-1) == targets).sum().item())
+            scored += len(targets)
+    model.train()
+    return Tally(nats=nats, correct=correct, scored=scored)
+
+
+def rate(step: int, *, steps: int, warmup: int) -> float:
+    """The learning rate of a step in [0, steps) as a part of the full one, in (0, 1]."""
+    rising = (step + 1) / warmup if warmup else 1.0
+    falling = (steps - step) / max(1.0, DECAYED * steps)
+    return min(1.0, rising, falling)
+
+
+@contextmanager
+def deterministic(seed: int, *, threads: int = 1) -> Iterator[None]:
+    """Seed torch, fix its thread count and allow deterministic algorithms only; all of it is put back afterwards.
+
+    Torch's filling of new memory, a part of its deterministic mode, is off: it costs a tenth of the speed of a proxy.
+    """
+    had_threads = torch.get_num_threads()
+    switches: Any = torch.utils.deterministic
+    had_filling = switches.fill_uninitialized_memory
+    had_deterministic = torch.are_deterministic_algorithms_enabled()
+    had_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with a fixed workspace
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        try:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(True)
+            switches.fill_uninitialized_memory = False
+            torch.manual_seed(seed)
+            yield
+        finally:
+            torch.set_num_threads(had_threads)
+            torch.use_deterministic_algorithms(had_deterministic, warn_only=had_warn_only)
+            switches.fill_uninitialized_memory = had_filling
+
+
+def environment(*, device: str = "cpu") -> dict[str, str]:
+    """What a result depends on beside its protocol, as it is in this process now."""
+    return {
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "machine": platform.machine(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+    }
+
+
+@dataclass(slots=True, kw_only=True)
+class _Course:
+    """What has happened in a run so far: a loss a step, a score by the step after which it was evaluated."""
+
+    steps: int
+    losses: list[float] = field(default_factory=list)
+    scores: dict[int, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def finished(self, runner: TaskRunner, tally: Tally) -> TrainingResult:
+        metrics = {**runner.metrics(tally), "area_under_curve": self._area()}
+        if runner.solved is not None:
+            reached = (step for step, score in self.scores.items() if score >= runner.solved)
+            metrics["steps_to_95"] = float(next(reached, math.inf))
+        return TrainingResult(score=runner.score(tally), metrics=metrics, series=self._series(), seconds=self.seconds)
+
+    def diverged(self, what: str) -> TrainingResult:
+        step = len(self.losses)
+        reason = f"training diverged: at step {step} of {self.steps} {what}"
+        return self.failed(FailureKind.DIVERGED, reason, metrics={"diverged_step": float(step)})
+
+    def failed(self, kind: FailureKind, reason: str, *, metrics: Mapping[str, float] | None = None) -> TrainingResult:
+        return TrainingResult(
+            score=None,
+            metrics=metrics or {},
+            series=self._series(),
+            seconds=self.seconds,
+            failure=Failure(kind=kind, reason=reason),
+        )
+
+    def _area(self) -> float:
+        points = itertools.pairwise([(0, 0.0), *self.scores.items()])
+        return sum((end - start) * (before + after) / 2 for (start, before), (end, after) in points) / self.steps
+
+    def _series(self) -> tuple[Series, ...]:
+        """The training loss as means over about `LOSS_POINTS` equal stretches, and the score of every evaluation."""
+        stretch = math.ceil(self.steps / LOSS_POINTS)
+        firsts = range(0, len(self.losses), stretch)
+        ends = tuple(min(first + stretch, len(self.losses)) for first in firsts)
+        means = tuple(statistics.fmean(self.losses[first:end]) for first, end in zip(firsts, ends, strict=True))
+        return (
+            Series(name="training_loss", steps=ends, values=means),
+            Series(name="evaluation_score", steps=tuple(self.scores), values=tuple(self.scores.values())),
+        )
+
+
+def _evaluation_steps(steps: int, *, batch: int, sequences: int) -> frozenset[int]:
+    """Numbers of steps after which to evaluate, evenly spread: the last always, fewer where evaluating is dear."""
+    affordable = int(EVALUATION_SHARE * 3 * steps * batch / sequences)
+    count = max(1, min(EVALUATIONS, affordable))
+    return frozenset(math.ceil(steps * part / count) for part in range(1, count + 1))
+
+
+def _optimizer(model: nn.Module, *, training: Training) -> torch.optim.AdamW:
+    """Weight decay is for matrices: biases, norms, decays and other vectors have none."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=BETAS, fused=True)
+
+
+def _update(model: nn.Module, optimizer: torch.optim.Optimizer, *, batch: Batch, clip: float) -> tuple[float, float]:
+    """One step: the loss, and the gradient's norm before clipping; where that is not finite, nothing is changed."""
+    at = batch.targets != IGNORED
+    loss = functional.cross_entropy(model(batch.inputs)[at], batch.targets[at])
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    return loss.item(), norm
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return Batch(inputs=batch.inputs.to(device), targets=batch.targets.to(device))

@@ -1,0 +1,3 @@
+from archloom.main import main
+
+main()

@@ -1,0 +1,309 @@
+"""A campaign file: every key, its default and its range.
+
+A file needs two lines, `[campaign]` and a `name`; what it leaves out takes the value written here. Values are checked
+strictly: no string is read as a number, no key is ignored. This module knows what a configuration is; where its values
+came from is the matter of `archloom.resolve`, what its names stand for that of `archloom.protocol`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from archloom.resolve import Resolved
+
+Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CampaignSection(Section):
+    """Which campaign this is, and where it is kept."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    """Unique in its store."""
+    seed: Seed = 0
+    """Fixes every random choice of the search; the seeds of training stand in the rungs."""
+    store: str = Field(default="archloom.db", min_length=1)
+    """A path, relative to the working directory, or an SQLAlchemy URL."""
+
+
+class Budget(Section):
+    """Hard limits, reserved before they are spent."""
+
+    candidates: Positive = 100
+    """New candidates; the baselines are not counted."""
+    wall_seconds: float | None = Field(default=None, gt=0)
+    """Wall time over all sessions of the campaign. Without it there is no limit."""
+    device_seconds: float | None = Field(default=None, gt=0)
+    """Seconds of all workers together. Without it there is no limit."""
+
+    @field_validator("candidates", "wall_seconds", "device_seconds", mode="before")
+    @classmethod
+    def _buys_something(cls, value: object) -> object:
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+            raise PydanticCustomError("zero", "a budget of zero buys nothing; leave the key out for its default")
+        return value
+
+
+class Training(Section):
+    """AdamW at a constant rate after the warm-up, decayed over the last quarter of the steps."""
+
+    learning_rate: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: int = Field(default=10, ge=0)
+    """Steps of linear growth before the constant rate."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of a gradient."""
+
+
+class TaskSection(Section):
+    """A proxy task. `kind` is its name unless it is given, so that a protocol can hold two of one kind."""
+
+    name: str = Field(min_length=1)
+    kind: str
+    vocabulary: Positive
+    length: Positive
+    batch: Positive
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_kind(cls, given: object) -> object:
+        return {"kind": given["name"], **given} if isinstance(given, dict) and "name" in given else given
+
+
+class RecallTask(TaskSection):
+    """Multi-query associative recall (Zoology, Arora et al. 2023)."""
+
+    kind: Literal["mqar"]
+    vocabulary: Positive = 64
+    length: Positive = 32
+    batch: Positive = 64
+    pairs: Positive = 8
+    """Key-value pairs to remember."""
+    ramp: float = Field(default=0.4, ge=0, le=1)
+    """Share of the steps over which the pairs grow from one to `pairs`; a fixed number inverts rankings."""
+    evaluation: Positive = 512
+    """Sequences of the evaluation set."""
+
+
+class TextTask(TaskSection):
+    """Next-byte prediction on real text."""
+
+    kind: Literal["text"]
+    vocabulary: Positive = 256
+    length: Positive = 128
+    batch: Positive = 16
+    source: str = Field(default="stdlib", min_length=1)
+    """`stdlib` for the sources of the Python standard library, or a folder or file of text."""
+    windows: Positive = 64
+    """Sequences of the evaluation set."""
+
+
+def task_kind(given: Any) -> str | None:
+    """The kind of a task that is not checked yet."""
+    if isinstance(given, TaskSection):
+        return given.kind
+    kind = given.get("kind", given.get("name")) if isinstance(given, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+AnyTask = Annotated[
+    Annotated[RecallTask, Tag("mqar")] | Annotated[TextTask, Tag("text")],
+    Discriminator(
+        task_kind,
+        custom_error_type="task_kind",
+        custom_error_message="should be named after its kind, mqar or text, or have a key `kind`",
+    ),
+]
+
+
+class StageSection(Section):
+    """One task of a rung."""
+
+    task: str
+    """The name of one of `protocol.tasks`."""
+    steps: Positive
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """One training run for each."""
+
+
+class RungSection(Section):
+    """A level of spend."""
+
+    stages: Annotated[tuple[StageSection, ...], Field(min_length=1)]
+    keep: Fraction = 0.5
+    """Share of the rung's candidates that rise to the next one."""
+
+
+class ProtocolSection(Section):
+    """Everything that fixes what a score means."""
+
+    width: Positive = 32
+    """Model width of the reference, in channels."""
+    depth: Positive = 2
+    """Largest number of blocks."""
+    reference: str = Field(default="mha", min_length=1)
+    """A name of the zoo, or a term; its parameter count at `width` is what every candidate matches."""
+    tolerance: Fraction = 0.02
+    """Largest relative distance from that count."""
+    training: Training = Training()
+    tasks: Annotated[tuple[AnyTask, ...], Field(min_length=1)] = (
+        RecallTask(name="mqar", kind="mqar"),
+        TextTask(name="text", kind="text"),
+    )
+    rungs: Annotated[tuple[RungSection, ...], Field(min_length=1)] = (
+        RungSection(stages=(StageSection(task="mqar", steps=200),)),
+        RungSection(stages=(StageSection(task="mqar", steps=300, seeds=(1,)), StageSection(task="text", steps=200))),
+    )
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = [task.name for task in self.tasks]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise _misplaced(("tasks", index, "name"), f"the task {name!r} is described twice")
+        for r, rung in enumerate(self.rungs):
+            for s, stage in enumerate(rung.stages):
+                if stage.task not in names:
+                    known = ", ".join(names)
+                    raise _misplaced(
+                        ("rungs", r, "stages", s, "task"), f"should be one of the protocol's tasks: {known}"
+                    )
+        return self
+
+
+class Arms(Section):
+    """Shares of the new candidates, in any unit. An arm that is not named takes no part."""
+
+    evolution: float = Field(default=0.0, ge=0)
+    random: float = Field(default=0.0, ge=0)
+    language_model: float = Field(default=0.0, ge=0)
+
+
+class Evolution(Section):
+    """Regularised evolution (Real et al. 2019)."""
+
+    population: int = Field(default=24, ge=2)
+    tournament: int = Field(default=4, ge=1)
+    crossover: float = Field(default=0.2, ge=0, le=1)
+    """Share of the children with two parents."""
+
+    @model_validator(mode="after")
+    def _tournament_fits(self) -> Self:
+        if self.tournament > self.population:
+            raise _misplaced(("tournament",), f"should be at most the population, {self.population}")
+        return self
+
+
+class Search(Section):
+    """How new candidates are proposed."""
+
+    baselines: tuple[str, ...] | None = None
+    """Names of the zoo that are trained beside the candidates. Without it, the whole zoo."""
+    lookahead: Positive = 8
+    """Job n is decided from the results of the first n - lookahead jobs, so timing never changes a result."""
+    max_size: Positive = 48
+    """Nodes of the largest term."""
+    arms: Arms = Arms(evolution=0.5, random=0.5)
+    evolution: Evolution = Evolution()
+
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """The arms that take part and their shares, which add up to one."""
+        amounts = [(name, amount) for name, amount in self.arms.model_dump().items() if amount > 0]
+        total = sum(amount for _, amount in amounts)
+        return tuple((name, amount / total) for name, amount in amounts)
+
+    @field_validator("arms")
+    @classmethod
+    def _some_arm(cls, arms: Arms) -> Arms:
+        if not any(arms.model_dump().values()):
+            raise PydanticCustomError("arms", "no arm has a share; give one of evolution, random, language_model")
+        return arms
+
+
+class LanguageModel(Section):
+    """A server that speaks the OpenAI API; called only if an arm names it."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    model: str = Field(min_length=1)
+    key_variable: str = Field(default="OPENAI_API_KEY", min_length=1)
+    """The environment variable that holds the key; the key itself is never stored."""
+
+
+class Executor(Section):
+    """Where trials run."""
+
+    kind: Literal["ray", "process", "inline"] = "ray"
+    workers: int = Field(default=0, ge=0)
+    """Zero: one for every core."""
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    """Longest time of one evaluation."""
+
+
+class Ray(Section):
+    """Used by the `ray` executor only."""
+
+    address: str = ""
+    """Empty: a local session, bound to loopback."""
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+
+
+class Config(Section):
+    """A resolved campaign file."""
+
+    campaign: CampaignSection
+    budget: Budget = Budget()
+    protocol: ProtocolSection = ProtocolSection()
+    search: Search = Search()
+    language_model: LanguageModel | None = None
+    executor: Executor = Executor()
+    ray: Ray = Ray()
+
+    @model_validator(mode="after")
+    def _language_model_is_described(self) -> Self:
+        if self.search.arms.language_model > 0 and self.language_model is None:
+            rule = "needs a [language_model] section with base_url and model"
+            raise _misplaced(("search", "arms", "language_model"), rule)
+        return self
+
+    @staticmethod
+    def load(
+        path: str, overrides: Sequence[str] = (), options: Mapping[str, tuple[object, str]] | None = None
+    ) -> "Resolved":
+        """Read a campaign file; see `archloom.resolve.load`."""
+        from archloom import resolve
+
+        return resolve.load(path, overrides=overrides, options=options or {})
+
+    def renamed(self, name: str) -> Self:
+        """The same configuration under another campaign name."""
+        return self.model_copy(update={"campaign": self.campaign.model_copy(update={"name": name})})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The configuration that `to_json` wrote."""
+        return cls.model_validate_json(text, strict=True)
+
+    def to_json(self) -> str:
+        """Every key, sorted by name."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of `to_json`, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _misplaced(path: tuple[str | int, ...], rule: str) -> PydanticCustomError:
+    """An error of a key below the model that found it; `archloom.resolve` adds the path to the place it reports."""
+    return PydanticCustomError("misplaced", "{rule}", {"rule": rule, "path": path})

@@ -1,0 +1,38 @@
+"""What can go wrong for a user, and the exit code each thing ends the command line with.
+
+    ArchloomError            1  something failed
+    ├── ConfigError          2  a configuration, option or term is wrong
+    │   └── TermError        2  a term does not parse or is ill-typed (`archloom.search_space.text`)
+    ├── NotFoundError        3  no such thing, or more than one
+    ├── BudgetExhausted      5  the budget is spent; the campaign can be resumed with a larger one
+    ├── VerificationError    6  a replay does not match its record
+    └── EnvironmentProblem   7  a store, folder, device or service cannot be used
+
+Every message says what was given, which rule it broke, and what to do next.
+"""
+
+
+class ArchloomError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+    exit_code = 1
+
+
+class ConfigError(ArchloomError):
+    exit_code = 2
+
+
+class NotFoundError(ArchloomError):
+    exit_code = 3
+
+
+class BudgetExhausted(ArchloomError):  # noqa: N818 - a state more than an error
+    exit_code = 5
+
+
+class VerificationError(ArchloomError):
+    exit_code = 6
+
+
+class EnvironmentProblem(ArchloomError):  # noqa: N818
+    exit_code = 7

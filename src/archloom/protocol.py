@@ -1,0 +1,84 @@
+"""From a configuration to the records that a campaign is run by: its protocol and its baselines.
+
+What a name stands for is looked up here, before anything is written: architectures in the zoo, text on the disk.
+"""
+
+import difflib
+
+from archloom.config import Config, ProtocolSection, RecallTask, TextTask
+from archloom.db.records import Protocol, Rung, Stage, Task, Training
+from archloom.errors import ConfigError
+from archloom.search_space import GRAMMAR_VERSION, identity, text, zoo
+from archloom.search_space.types import Type
+
+PROTOCOL_VERSION = 1
+"""Raised when the same protocol record comes to mean another score."""
+
+
+def to_protocol(config: Config) -> Protocol:
+    """The protocol that a configuration asks for: the reference as canonical text, the corpus as a digest.
+
+    Errors: `ConfigError` for a reference that is neither a name of the zoo nor a term, `EnvironmentProblem` for text
+    that cannot be read. Nothing is written; PyTorch is imported.
+    """
+    section = config.protocol
+    return Protocol(
+        version=PROTOCOL_VERSION,
+        grammar=GRAMMAR_VERSION,
+        reference=_reference_text(section),
+        width=section.width,
+        depth=section.depth,
+        tolerance=section.tolerance,
+        tasks=tuple(_task(task) for task in section.tasks),
+        rungs=tuple(
+            Rung(
+                keep=rung.keep,
+                stages=tuple(Stage(task=stage.task, steps=stage.steps, seeds=stage.seeds) for stage in rung.stages),
+            )
+            for rung in section.rungs
+        ),
+        training=Training(**section.training.model_dump()),
+    )
+
+
+def baselines(config: Config) -> tuple[str, ...]:
+    """The names of the baselines. Errors: `ConfigError` for a name that is not in the zoo."""
+    known = zoo.names()
+    for name in config.search.baselines or ():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"the zoo holds {', '.join(known)}"
+            raise ConfigError(f"search.baselines: {name!r} is not in the zoo; {hint}")
+    return tuple(known) if config.search.baselines is None else config.search.baselines
+
+
+def _task(section: RecallTask | TextTask) -> Task:
+    """The record of a task, its own options sorted by name; text is pinned by the digest of its corpus."""
+    from archloom.evaluator.tasks import corpus_digest, make_runner
+
+    own = section.model_dump(exclude={"name", "kind", "vocabulary", "length", "batch"})
+    options: dict[str, int | float | str] = own if section.kind == section.name else {**own, "kind": section.kind}
+    if isinstance(section, TextTask):
+        options["digest"] = corpus_digest(section.source)
+    task = Task(
+        name=section.name,
+        vocabulary=section.vocabulary,
+        length=section.length,
+        batch=section.batch,
+        options=tuple(sorted(options.items())),
+    )
+    make_runner(task)
+    return task
+
+
+def _reference_text(section: ProtocolSection) -> str:
+    """The canonical text of the reference at the protocol's depth."""
+    known = zoo.names()
+    if section.reference in known:
+        return zoo.load(section.reference, depth=section.depth).text
+    if "(" in section.reference:
+        term = zoo.as_architecture(text.parse(section.reference), depth=section.depth)
+        if term.type is not Type.STACK:
+            raise ConfigError(f"protocol.reference should be a mixer, a block or a stack; it is a {term.type.value}")
+        return identity.canonical(term).text
+    raise ConfigError(f"protocol.reference = {section.reference!r}: neither a term nor in the zoo: {', '.join(known)}")
