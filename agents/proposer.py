@@ -10,7 +10,12 @@ from random import Random
 from typing import Protocol
 
 from archloom.db.records import Origin, Trial
+from archloom.errors import ArchloomError
 from archloom.search_space.terms import Term
+
+
+class ProposerFailed(ArchloomError):  # noqa: N818 - what happened, not whose fault it is
+    """An arm could not propose; the campaign asks another one and records why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

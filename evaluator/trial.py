@@ -91,7 +91,7 @@ def _train(spec: TrialSpec, *, device: str) -> Measurement:
             deadline=started + spec.timeout_seconds,
         )
         surroundings = environment(device=device)
-    measured = {"parameters": float(sum(p.numel() for p in model.parameters())), "train_seconds": result.seconds}
+    measured = {"model_parameters": float(sum(p.numel() for p in model.parameters())), "train_seconds": result.seconds}
     if result.failure is None:
         measured["steps_per_second"] = spec.steps / result.seconds
     return Measurement(

@@ -211,7 +211,7 @@ def test_a_trial_builds_trains_and_measures(replace_module: Replace) -> None:
     first, second = run_trial(spec()), run_trial(spec())
     assert first.failure is None
     assert first.score == run(seed=5, steps=20).score
-    assert first.metrics["parameters"] == 16 * 8 + 17 * 24 + 9 * 16
+    assert first.metrics["model_parameters"] == 16 * 8 + 17 * 24 + 9 * 16
     assert first.metrics["steps_per_second"] == pytest.approx(20 / first.metrics["train_seconds"])
     assert first.seconds >= first.metrics["train_seconds"]
     assert first.environment["threads"] == "1"
@@ -223,7 +223,7 @@ def test_a_trial_out_of_time_is_a_timeout(replace_module: Replace) -> None:
     result = run_trial(spec(timeout=0.0))
     assert result.failure is not None
     assert result.failure.kind is FailureKind.TIMEOUT
-    assert result.metrics["parameters"] > 0
+    assert result.metrics["model_parameters"] > 0
 
 
 def test_the_gates_answer_for_themselves(replace_module: Replace) -> None:
