@@ -9,6 +9,7 @@ The cost of applying a kernel depends on how it is lowered and is found in `cost
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import TypedDict
 
 from archloom.search_space.terms import Term, TermError, Value
 from archloom.search_space.types import FEATURES, GATES, KERNELS, SCORES, SHAREABLE, VALUES, Type
@@ -42,6 +43,13 @@ Cost = Callable[[Shape, "Term", int], int]
 """(shape, term, heads of the term) -> parameters, FLOPs per token, or state floats."""
 
 
+class _Linear(TypedDict):
+    """The costs of a linear map, for `Operation(**...)`."""
+
+    weights: Cost
+    flops: Cost
+
+
 def _nothing(shape: Shape, term: Term, heads: int) -> int:
     return 0
 
@@ -68,6 +76,7 @@ class Operation:
     scopes: bool = False  # a mixer: the boundary of sharing
     shares: bool = False  # the `let` node
     parametric: bool = False  # owns weights
+    divides: bool = field(init=False)  # has a `share`: fewer heads than the mixer
     arity: int = field(init=False)
     _accepted: list[list[Type]] = field(init=False, default_factory=list)
     signatures: dict[tuple[Type, ...], Type] = field(init=False, default_factory=dict)
@@ -77,6 +86,7 @@ class Operation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arity", len(self.rows[0][0]))
+        object.__setattr__(self, "divides", any(parameter.name == "share" for parameter in self.parameters))
         for arguments, result in self.rows:
             for choice in product(*(each if isinstance(each, tuple) else (each,) for each in arguments)):
                 if choice in self.signatures:
@@ -135,21 +145,21 @@ WIDTH = choice("width", 2, 3, 4, default=4)
 RANK = choice("rank", 4, 8, 16, default=16)
 
 
-def _projection(width: Callable[[Shape], int]) -> dict[str, Cost]:
+def _projection(width: Callable[[Shape], int]) -> _Linear:
     return {
         "weights": lambda s, t, h: s.width * h * width(s),
         "flops": lambda s, t, h: 2 * s.width * h * width(s),
     }
 
 
-def _per_head_gate() -> dict[str, Cost]:
+def _per_head_gate() -> _Linear:
     return {
         "weights": lambda s, t, h: (s.width + 1) * s.heads,
         "flops": lambda s, t, h: 2 * s.width * s.heads,
     }
 
 
-def _low_rank(extra: int) -> dict[str, Cost]:
+def _low_rank(extra: int) -> _Linear:
     return {
         "weights": lambda s, t, h: (
             s.width * t.integer("rank") + (t.integer("rank") + 1) * s.heads * s.key + extra * s.heads
@@ -173,7 +183,7 @@ STREAMS = (
         rows=same(X),
         summary="token shift: a learned blend, channel by channel, of this token and the one before",
         equation=r"\mu \odot {0}_{t-1} + (1 - \mu) \odot {0}_t",
-        weight=0.5,
+        weight=0.3,
         parametric=True,
         weights=lambda s, t, h: s.width,
         flops=lambda s, t, h: 3 * s.width,
@@ -198,7 +208,7 @@ FEATURE_MAPS = (
         parameters=(WIDTH,),
         summary="short causal depthwise convolution",
         equation=r"\sum_{j<w} c_j \odot {0}_{t-j}",
-        weight=1.0,
+        weight=0.5,
         parametric=True,
         weights=lambda s, t, h: h * inner(t, s) * t.integer("width"),
         flops=lambda s, t, h: 2 * h * inner(t, s) * t.integer("width"),
@@ -209,7 +219,7 @@ FEATURE_MAPS = (
         rows=(((Type.FEATURE,), Type.FEATURE), *same(V, M)),
         summary="SiLU, entry by entry",
         equation=r"\mathrm{silu}({0}_t)",
-        weight=0.6,
+        weight=0.4,
         flops=_elementwise(4),
     ),
     Operation(
@@ -224,6 +234,7 @@ FEATURE_MAPS = (
         rows=(((Type.FEATURE,), Type.POSITIVE_FEATURE),),
         summary="ReLU: a non-negative, sparse feature map",
         equation=r"\mathrm{relu}({0}_t)",
+        weight=0.5,
         flops=_elementwise(),
     ),
     Operation(
@@ -231,6 +242,7 @@ FEATURE_MAPS = (
         rows=(((Type.FEATURE,), Type.POSITIVE_FEATURE),),
         summary="softmax over the channels of each head",
         equation=r"\mathrm{softmax}_K({0}_t)",
+        weight=0.5,
         flops=_elementwise(5),
     ),
     Operation(
@@ -246,6 +258,7 @@ FEATURE_MAPS = (
         rows=same(Type.FEATURE, Type.UNIT_FEATURE),
         summary="rotary position embedding",
         equation=r"R_t {0}_t",
+        weight=0.5,
         flops=_elementwise(3),
     ),
     Operation(
@@ -253,7 +266,7 @@ FEATURE_MAPS = (
         rows=same(Type.FEATURE, V, M),
         summary="RMS normalisation of each head with a learned scale shared by the heads",
         equation=r"\gamma \odot {0}_t / \mathrm{rms}({0}_t)",
-        weight=0.5,
+        weight=0.3,
         parametric=True,
         weights=lambda s, t, h: inner(t, s),
         flops=_elementwise(5),
@@ -283,7 +296,7 @@ VALUE_OPERATIONS = (
         rows=same(*VALUES),
         summary="learned scale of each channel of each head",
         equation=r"w \odot {0}_t",
-        weight=0.3,
+        weight=0.2,
         parametric=True,
         weights=lambda s, t, h: h * s.value,
         flops=_elementwise(),
@@ -293,6 +306,7 @@ VALUE_OPERATIONS = (
         rows=(((V, V), V), ((V, M), M), ((M, V), M), ((M, M), M)),
         summary="elementwise product: gating",
         equation=r"{0}_t \odot {1}_t",
+        weight=1.0,
         commutative=True,
         flops=_elementwise(),
     ),
@@ -302,7 +316,7 @@ VALUE_OPERATIONS = (
         summary="sum",
         equation=r"{0}_t + {1}_t",
         commutative=True,
-        weight=0.5,
+        weight=0.4,
         flops=_elementwise(),
     ),
     Operation(
@@ -455,7 +469,7 @@ SCORE_OPERATIONS = (
         rows=(((S,), Type.POSITIVE_SCORE), *same(V, M)),
         summary="sigmoid, entry by entry: positive scores, or values that gate others",
         equation=r"\sigma({0})",
-        weight=0.5,
+        weight=0.2,
         flops=lambda s, t, h: 3 * h * (s.length // 2 if t.type is Type.POSITIVE_SCORE else s.value),
     ),
     Operation(
@@ -690,7 +704,6 @@ FAMILIES: dict[str, tuple[Operation, ...]] = {
 
 OPERATIONS: dict[str, Operation] = {each.name: each for family in FAMILIES.values() for each in family}
 """Every operation that text can name. `let` is syntax and not in this table."""
-
 
 
 def share(value: Term) -> Term:
