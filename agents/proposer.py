@@ -14,7 +14,7 @@ from archloom.errors import ArchloomError
 from archloom.search_space.terms import Term
 
 
-class ProposerFailed(ArchloomError):  # noqa: N818 - what happened, not whose fault it is
+class ProposerFailed(ArchloomError):
     """An arm could not propose; the campaign asks another one and records why."""
 
 

@@ -49,8 +49,20 @@ def history(session: Session, campaign: str) -> tuple[Trial, ...]:
     results: dict[str, list[Result]] = defaultdict(list)
     for row in session.execute(finished).mappings():
         results[row["candidate"]].append(_result(row))
+    waiting = (
+        select(EvaluationRow.candidate, EvaluationRow.rung)
+        .where(EvaluationRow.campaign_id == campaign_id, EvaluationRow.state.not_in(FINISHED))
+        .distinct()
+    )
+    unfinished: dict[str, set[int]] = defaultdict(set)
+    for candidate_id, rung in session.execute(waiting):
+        unfinished[candidate_id].add(rung)
     return tuple(
-        Trial(candidate=candidate, results=tuple(results[candidate.id]))
+        Trial(
+            candidate=candidate,
+            results=tuple(results[candidate.id]),
+            unfinished=frozenset(unfinished[candidate.id]),
+        )
         for candidate in list_candidates(session, campaign)
     )
 

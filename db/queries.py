@@ -11,7 +11,7 @@ from archloom.db.records import Candidate, FailureKind, Trial
 from archloom.errors import ConfigError, NotFoundError
 
 TEXT = "text"
-"""The task whose `loss` metric is the loss of a row, nats per token."""
+"""The task whose `loss` metric is the loss of a row, bits per byte."""
 
 RECALL = "mqar"
 """The task whose score is the recall of a row: multi-query associative recall."""
@@ -69,6 +69,7 @@ def leaderboard(trials: Sequence[Trial], *, rung: int | None = None, limit: int 
         trials = [
             replace(trial, results=tuple(result for result in trial.results if result.key.rung <= rung))
             for trial in trials
+            if rung not in trial.unfinished
         ]
     scored = [
         (trial, trial.score(trial.rung))

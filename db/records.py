@@ -1,9 +1,9 @@
-"""Frozen records: the only things that pass between the evaluator, the proposers, the store and the campaign loop.
+"""Frozen records: all that passes between the evaluator, the proposers, the store and the campaign loop.
 
 No SQLAlchemy and no torch here. Records travel to worker processes by pickle and to the database by the store.
 
 A **protocol** fixes what a score means; an **evaluation** is one (candidate, task, rung, seed) under one protocol; an
-**attempt** is one try at an evaluation; a **measurement** is what a worker answers. A failed trial is a measurement too.
+**attempt** is one try at an evaluation; a **measurement** is what a worker answers, of a failed trial too.
 """
 
 import hashlib
@@ -290,10 +290,14 @@ class LanguageModelCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A candidate with all its results: what proposers and leaderboards read."""
+    """A candidate with all its results: what proposers and leaderboards read.
+
+    `unfinished` are the rungs that still wait for an evaluation: half a rung is not comparable with a whole one.
+    """
 
     candidate: Candidate
     results: tuple[Result, ...]
+    unfinished: frozenset[int] = frozenset()
 
     @property
     def failure(self) -> Failure | None:
@@ -301,8 +305,9 @@ class Trial:
 
     @property
     def rung(self) -> int:
-        """The highest rung with a score, -1 if there is none."""
-        return max((result.key.rung for result in self.results if result.score is not None), default=-1)
+        """The highest finished rung with a score, -1 if there is none."""
+        scored = (result.key.rung for result in self.results if result.score is not None)
+        return max((rung for rung in scored if rung not in self.unfinished), default=-1)
 
     def score(self, rung: int) -> float:
         """Mean score over the tasks and seeds of one rung; NaN if there is none."""

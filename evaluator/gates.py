@@ -55,9 +55,7 @@ class Subject:
 
     @cached_property
     def model(self) -> Model:
-        model = Model(
-            self.architecture, widths=self.widths, vocabulary=self.task.vocabulary, length=self.task.length
-        )
+        model = Model(self.architecture, widths=self.widths, vocabulary=self.task.vocabulary, length=self.task.length)
         return model.double()
 
     def tokens(self, length: int, *, batch: int = BATCH, salt: int = 0) -> Tensor:
@@ -242,7 +240,7 @@ GATES: tuple[tuple[FailureKind, Callable[[Subject], str | None]], ...] = (
 
 
 def cost_exponent(subject: Subject) -> float:
-    """Slope of log(executed matrix FLOPs) over log(length), counted while the stack runs on one sequence at small widths."""
+    """Slope of log(executed matrix FLOPs) over log(length), counted while a narrow stack runs on one sequence."""
     stack = Stack(subject.architecture, widths=FINGERPRINT_WIDTHS, length=COST_LENGTHS[-1])
     points = []
     for length in COST_LENGTHS:
@@ -297,7 +295,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 
 def _uneven(total: int) -> list[int]:
-    sizes = []
+    sizes: list[int] = []
     for size in (3, 1, 16, 5, total):
         sizes.append(min(size, total - sum(sizes)))
     return [size for size in sizes if size > 0]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from archloom.db.queries import FailureCount, Row
     from archloom.db.statistics import Comparison
     from archloom.doctor import Check
+    from archloom.progress import Outcome
     from archloom.replay import ReplayReport
     from archloom.resolve import Value
     from archloom.search_space.zoo import Entry
@@ -132,6 +133,14 @@ def leaderboard(rows: Sequence["Row"]) -> Table:
         for row in rows
     ]
     return table(columns, drawn, right=("rank", "rung", *columns[4:]))
+
+
+def ending(outcome: "Outcome") -> str:
+    """How a session ended, and how its workers' time was used."""
+    return (
+        f"{outcome.message}: {outcome.evaluations} evaluations in {seconds(outcome.wall_seconds)}; "
+        f"the workers' time went {outcome.gates:.1%} into gates and {outcome.overhead:.1%} into nothing"
+    )
 
 
 def comparison(found: "Comparison") -> str:
@@ -285,7 +294,7 @@ def replay(report: "ReplayReport") -> Table:
             str(row.evaluation.seed),
             repr(row.recorded),
             repr(row.replayed),
-            "equal" if row.equal else "DIFFERENT",
+            "equal" if row.equal else f"DIFFERENT: {row.difference}",
         )
         for row in report.rows
     ]

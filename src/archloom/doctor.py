@@ -120,20 +120,17 @@ def _write_scratch(path: Path) -> str:
 
 
 def _check_server(url: str) -> Check:
-    from sqlalchemy import create_engine, make_url
-    from sqlalchemy.exc import SQLAlchemyError
+    from archloom.db.engine import connect, explained, parse_location, shown
+    from archloom.errors import ArchloomError
 
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
-        engine = create_engine(url)
-        with closing(engine.connect()):
+        location = parse_location(url)
+        with explained(location), closing(connect(location).connect()):
             pass
-    except (SQLAlchemyError, ImportError) as error:
+    except ArchloomError as error:
         remedy = "check the URL and that the server runs"
-        return Check(
-            name="store", verdict=Verdict.FAIL, finding=f"{type(error).__name__} at the URL given", remedy=remedy
-        )
-    return Check(name="store", verdict=Verdict.OK, finding=f"{shown} answers")
+        return Check(name="store", verdict=Verdict.FAIL, finding=str(error), remedy=remedy)
+    return Check(name="store", verdict=Verdict.OK, finding=f"{shown(location)} answers")
 
 
 def check_disk(free: int) -> Check:

@@ -26,7 +26,7 @@ class NotFoundError(ArchloomError):
     exit_code = 3
 
 
-class BudgetExhausted(ArchloomError):  # noqa: N818 - a state more than an error
+class BudgetExhausted(ArchloomError):
     exit_code = 5
 
 
@@ -34,5 +34,5 @@ class VerificationError(ArchloomError):
     exit_code = 6
 
 
-class EnvironmentProblem(ArchloomError):  # noqa: N818
+class EnvironmentProblem(ArchloomError):
     exit_code = 7

@@ -14,7 +14,7 @@ from rich.table import Table
 from archloom.display import number, plain, seconds
 
 if TYPE_CHECKING:
-    from archloom.campaign import Progress
+    from archloom.progress import Progress
 
 LINE_SECONDS = 10.0
 

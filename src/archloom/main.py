@@ -65,6 +65,7 @@ def _application() -> typer.Typer:
     export.callback()(exports.group)
     export.command()(exports.optuna)
     app.add_typer(export, name="export")
+    app.command()(exports.report)
     app.command()(environment.doctor)
     return app
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from archloom import campaign
 from archloom.config import Config
 from archloom.db.records import GATES, CampaignState, FailureKind, Origin

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -21,7 +20,8 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import archloom
-from archloom import interrupts
+from archloom import campaign, interrupts
+from archloom import replay as again
 from archloom.commands.options import find_store
 from archloom.config import Config
 from archloom.db.records import (
@@ -41,7 +41,9 @@ from archloom.db.records import (
 from archloom.db.store import Store
 from archloom.errors import NotFoundError
 from archloom.main import app
+from archloom.progress import Outcome
 from archloom.protocol import to_protocol
+from archloom.replay import ReplayReport, ReplayRow
 from archloom.search_space import zoo
 from archloom.search_space.identity import term_id
 
@@ -465,10 +467,10 @@ def test_config_check_names_the_protocol() -> None:
 # Running: the loop itself has tests of its own; here it is a stand-in that fills the ledger
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    state: CampaignState
-    message: str = "3 candidates in 75 s"
+def ended(state: CampaignState) -> Outcome:
+    return Outcome(
+        state=state, candidates=3, evaluations=9, wall_seconds=75.0, overhead=0.01, gates=0.03, message="3 candidates"
+    )
 
 
 Loop = Callable[..., Outcome]
@@ -477,10 +479,7 @@ Loop = Callable[..., Outcome]
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Loop], None]:
     def install(run: Loop) -> None:
-        module = types.ModuleType("archloom.campaign")
-        module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "archloom.campaign", module)
-        monkeypatch.setattr(archloom, "campaign", module, raising=False)
+        monkeypatch.setattr(campaign, "run", run)
 
     return install
 
@@ -500,7 +499,7 @@ def test_a_run_ends_with_its_board_its_control_and_what_to_do(
         assert not resume
         assert stopping() == 0
         fill(Path(config.campaign.store), name=config.campaign.name)
-        return Outcome(state)
+        return ended(state)
 
     loop(run)
     Path("small.toml").write_text(FILE)
@@ -508,7 +507,8 @@ def test_a_run_ends_with_its_board_its_control_and_what_to_do(
     assert result.exit_code == code, result.output
     assert "mha" in result.stdout
     assert "evolution cannot be told from its control, random" in result.stdout
-    assert "3 candidates in 75 s" in result.stderr
+    assert "3 candidates: 9 evaluations in 1m15s" in result.stderr
+    assert "3.0% into gates and 1.0% into nothing" in result.stderr
     assert advice in result.stderr
     assert result.stderr.count("  → archloom ") == 3
 
@@ -521,7 +521,7 @@ def test_a_name_that_is_taken_is_refused_unless_a_fresh_one_is_asked_for(
     def run(config: Config, **rest: Any) -> Outcome:
         names.append(config.campaign.name)
         fill(Path("small.db"), name=config.campaign.name)
-        return Outcome(CampaignState.FINISHED)
+        return ended(CampaignState.FINISHED)
 
     loop(run)
     Path("small.toml").write_text(FILE)
@@ -548,7 +548,7 @@ def test_options_of_run_reach_the_configuration(loop: Callable[[Loop], None]) ->
     def run(config: Config, **rest: Any) -> Outcome:
         seen.append(config)
         fill(Path(config.campaign.store))
-        return Outcome(CampaignState.FINISHED)
+        return ended(CampaignState.FINISHED)
 
     loop(run)
     Path("small.toml").write_text(FILE)
@@ -563,7 +563,7 @@ def test_resume_goes_on_with_the_stored_configuration(ledger: Path, loop: Callab
 
     def run(config: Config, *, resume: bool, **rest: Any) -> Outcome:
         seen.append((config, resume))
-        return Outcome(CampaignState.FINISHED)
+        return ended(CampaignState.FINISHED)
 
     loop(run)
     assert invoke("resume").exit_code == 0
@@ -593,36 +593,18 @@ def test_ctrl_c_is_counted_to_two_and_then_given_back() -> None:
 # Replaying
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    evaluation: EvaluationKey
-    recorded: float
-    replayed: float
-    equal: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    rows: tuple[Row, ...]
-
-    @property
-    def ok(self) -> bool:
-        return all(row.equal for row in self.rows)
-
-
 @pytest.mark.parametrize(("replayed", "code"), [(0.97, 0), (0.9700000001, 6)])
 def test_replay_ends_with_6_if_a_score_differs(
     ledger: Path, monkeypatch: pytest.MonkeyPatch, replayed: float, code: int
 ) -> None:
-    def replay(store: Store, campaign: str, candidate_id: str, *, exact: bool) -> Report:
+    def replay(store: Store, campaign: str, candidate_id: str, *, exact: bool) -> ReplayReport:
         assert (campaign, exact) == ("small", True)
         key = EvaluationKey(candidate=candidate_id, task="mqar", rung=1, seed=0)
-        return Report((Row(key, 0.97, replayed, replayed == 0.97),))
+        difference = "" if replayed == 0.97 else "score"
+        row = ReplayRow(evaluation=key, recorded=0.97, replayed=replayed, equal=not difference, difference=difference)
+        return ReplayReport(rows=(row,))
 
-    module = types.ModuleType("archloom.replay")
-    module.replay = replay  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "archloom.replay", module)
-    monkeypatch.setattr(archloom, "replay", module, raising=False)
+    monkeypatch.setattr(again, "replay", replay)
     result = invoke("replay", candidate(2).id[:8], "--exact")
     assert result.exit_code == code, result.output
     assert repr(replayed) in result.stdout

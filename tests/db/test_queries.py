@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -112,3 +113,12 @@ def test_lineage_is_every_ancestor_once_oldest_first(make_trial: MakeTrial) -> N
     assert lineage(trials, trials[0].candidate.id) == ()
     with pytest.raises(NotFoundError, match="unheard"):
         lineage(trials, "unheard of")
+
+
+def test_half_a_rung_is_not_ranked_as_a_whole_one(make_trial: MakeTrial) -> None:
+    whole = make_trial(0, {("mqar", 0): 0.4, ("mqar", 1): 0.4})
+    half = make_trial(1, {("mqar", 0): 0.5, ("mqar", 1): 0.9})
+    waiting = replace(half, unfinished=frozenset({1}))
+    assert [row.candidate.index for row in leaderboard([whole, half])] == [1, 0]
+    assert [(row.candidate.index, row.rung) for row in leaderboard([whole, waiting])] == [(0, 1), (1, 0)]
+    assert [row.candidate.index for row in leaderboard([whole, waiting], rung=1)] == [0]

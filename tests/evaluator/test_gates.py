@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from archloom.db.records import GATES as GATE_TASK
 from archloom.db.records import EvaluationKey, FailureKind, Protocol, Task, TrialSpec
 from archloom.evaluator import gates
-from archloom.evaluator.gates import Subject, first_failure, fingerprint, run_gates
+from archloom.evaluator.gates import Subject, fingerprint, first_failure, run_gates
 from archloom.evaluator.model import Model
 from archloom.evaluator.modules.passes import Pass
 from archloom.search_space import zoo
 from archloom.search_space.identity import canonical
 from archloom.search_space.text import parse
-from torch import Tensor, nn
 
 PROTOCOL = Protocol(
     version=1,

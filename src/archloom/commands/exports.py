@@ -30,3 +30,23 @@ def optuna(
         display.json_({"path": str(path), "study": chosen.name, "trials": written})
     else:
         display.note(f"{path}: study {chosen.name!r} with {written} trials")
+
+
+def report(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The HTML file to write.", show_default=False)],
+    store: StoreOption = None,
+    campaign: CampaignOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a campaign's report: one self-contained HTML page."""
+    from archloom import display
+    from archloom.dashboards.report import page
+
+    with opened(store) as ledger:
+        chosen = ledger.campaign(campaign)
+        path.write_text(page(chosen, ledger.history(chosen.name)), encoding="utf-8")
+    if as_json:
+        display.json_({"path": str(path), "campaign": chosen.name})
+    else:
+        display.note(f"{path}: the report of {chosen.name!r}")

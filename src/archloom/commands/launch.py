@@ -109,7 +109,7 @@ def _pursue(config: "Config", *, store: "Store", location: str, resume: bool, as
         display.json_({"campaign": name, "outcome": outcome})
     else:
         _report(name, store=store, shares=dict(config.search.shares))
-    display.note(outcome.message)
+    display.note(display.ending(outcome))
     display.note(_next(name, store=store, finished=outcome.state is CampaignState.FINISHED, store_hint=hint(location)))
     match outcome.state:
         case CampaignState.EXHAUSTED:
@@ -127,7 +127,8 @@ def _report(name: str, *, store: "Store", shares: dict[str, float]) -> None:
     from archloom.db.statistics import compare_arms
 
     trials = store.history(name)
-    display.out(display.leaderboard(leaderboard(trials, limit=15)))
+    rows = leaderboard(trials)
+    display.out(display.leaderboard([row for row in rows if row.rank <= 10 or row.candidate.origin is Origin.ZOO]))
     if Origin.RANDOM in shares:
         for arm in (Origin.EVOLUTION, Origin.LANGUAGE_MODEL):
             if arm in shares:

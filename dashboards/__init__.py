@@ -1,0 +1,1 @@
+"""Pages for people: read-only, made of records, without torch and without scripts."""

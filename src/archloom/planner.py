@@ -1,0 +1,169 @@
+"""The planner: turns what is known into the next job, and writes the candidates that jobs are about.
+
+It holds the sequence of jobs so far and shows to `archloom.schedule` and the arms only the results that the next
+decision may depend on. It never starts anything.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from archloom.agents.proposer import Proposal, Proposer, ProposerFailed
+from archloom.config import Config
+from archloom.db.records import Candidate, EvaluationKey, Origin, Protocol, Result, Trial
+from archloom.db.store import Store
+from archloom.errors import ConfigError
+from archloom.schedule import Job, next_arm, promotion, visible_trials
+from archloom.search_space import zoo
+from archloom.search_space.identity import term_id
+
+REPEATS = 50
+"""Times an arm is asked again when it repeats a known candidate."""
+
+
+@dataclass(slots=True)
+class RunningJob:
+    """A job that has been decided: the evaluations it waits for, and the results that came back."""
+
+    job: Job
+    waiting: set[EvaluationKey] = field(default_factory=set)
+    results: list[Result] = field(default_factory=list)
+    done: bool = False
+
+
+class Planner:
+    """The jobs and candidates of one campaign. Candidates that the store holds are taken from it and not asked for."""
+
+    def __init__(self, config: Config, *, protocol: Protocol, arms: Mapping[str, Proposer], store: Store) -> None:
+        self.config, self.protocol, self.arms, self.store = config, protocol, arms, store
+        self.candidates: list[Candidate] = []
+        self.jobs: list[RunningJob] = []
+        self.baselines = 0
+        self._name = config.campaign.name
+        self._stored = {candidate.index: candidate for candidate in store.candidates(self._name)}
+        self._ids: set[str] = set()
+        self._begun: set[Job] = set()
+        self._visible: dict[int, list[Result]] = {}
+        self._visible_jobs = 0
+
+    def add_baselines(self, names: Sequence[str]) -> None:
+        """The zoo systems that run beside the search: the first candidates."""
+        for index, name in enumerate(names):
+            term = zoo.load(name, depth=self.protocol.depth)
+            candidate = Candidate(id=term_id(term), term=term.text, origin=Origin.ZOO, index=index, name=name)
+            if candidate.id in self._ids:
+                raise ConfigError(
+                    f"search.baselines: {name!r} is the same architecture as an earlier one at this depth"
+                )
+            self._add(candidate)
+        self.baselines = len(names)
+
+    @property
+    def proposed(self) -> int:
+        """New candidates so far."""
+        return len(self.candidates) - self.baselines
+
+    def candidate(self, running: RunningJob) -> Candidate:
+        return self.candidates[running.job.candidate]
+
+    def finished(self) -> list[Trial]:
+        """Every candidate with the results of its finished jobs."""
+        results: dict[int, list[Result]] = {}
+        for running in self.jobs:
+            if running.done:
+                results.setdefault(running.job.candidate, []).extend(running.results)
+        return visible_trials(self.candidates, results)
+
+    def decide(self) -> RunningJob | None:
+        """The next job, or None if it depends on results that are not in, or if there is nothing left to do."""
+        job = self._baseline_job() or self._searched_job()
+        if job is None:
+            return None
+        running = RunningJob(job)
+        self.jobs.append(running)
+        self._begun.add(job)
+        return running
+
+    def _baseline_job(self) -> Job | None:
+        """The baselines come first, on every rung."""
+        number = len(self.jobs)
+        if number >= self.baselines * len(self.protocol.rungs):
+            return None
+        rung, index = divmod(number, self.baselines)
+        return Job(candidate=index, rung=rung)
+
+    def _searched_job(self) -> Job | None:
+        """From the first n - lookahead jobs; when they leave nothing to do, from all n once they are done."""
+        number = len(self.jobs)
+        for enough in (number - self.config.search.lookahead, number):
+            if not self._see(enough):
+                return None
+            trials = visible_trials(self.candidates, self._visible)
+            job = promotion(trials, self.protocol, self._begun) or self._new_candidate()
+            if job is not None:
+                return job
+        return None
+
+    def _see(self, count: int) -> bool:
+        """Makes the results of the first `count` jobs visible; False while one of them is not done."""
+        while self._visible_jobs < count:
+            running = self.jobs[self._visible_jobs]
+            if not running.done:
+                return False
+            self._visible.setdefault(running.job.candidate, []).extend(running.results)
+            self._visible_jobs += 1
+        return True
+
+    def _new_candidate(self) -> Job | None:
+        if self.proposed >= self.config.budget.candidates:
+            return None
+        index = len(self.candidates)
+        self._add(self._stored.get(index) or self._propose(index))
+        return Job(candidate=index, rung=0)
+
+    def _propose(self, index: int) -> Candidate:
+        """A new candidate from the arm that is due; an arm that fails or only repeats itself is replaced."""
+        spent: dict[str, int] = {}
+        for candidate in self.candidates[self.baselines :]:
+            spent[candidate.origin.value] = spent.get(candidate.origin.value, 0) + 1
+        arm = next_arm(self.config.search.shares, spent)
+        for number in range(REPEATS + 1):
+            rng = Random(f"{self.config.campaign.seed} {index} {number}")
+            try:
+                proposal = self._ask(arm if number < REPEATS else "random", rng)
+            except ProposerFailed as problem:
+                self.store.add_event(self._name, kind="proposer", text=f"{arm}: {problem}")
+                arm = "evolution"
+                continue
+            identity = term_id(proposal.term)
+            if identity not in self._ids:
+                return _candidate(proposal, identity=identity, index=index)
+        raise ConfigError(
+            f"no arm finds a new candidate after {len(self.candidates)}: the space within search.max_size = "
+            f"{self.config.search.max_size} is exhausted; raise it or lower budget.candidates"
+        )
+
+    def _ask(self, arm: str, rng: Random) -> Proposal:
+        """An arm learns from the baselines and from its own candidates, so arms can be compared."""
+        mine = (Origin.ZOO, Origin(arm))
+        history = [t for t in visible_trials(self.candidates, self._visible) if t.candidate.origin in mine]
+        (proposal,) = self.arms[arm].ask(history, 1, rng)
+        return proposal
+
+    def _add(self, candidate: Candidate) -> None:
+        if candidate.index not in self._stored:
+            self.store.add_candidate(self._name, candidate)
+        self.candidates.append(candidate)
+        self._ids.add(candidate.id)
+
+
+def _candidate(proposal: Proposal, *, identity: str, index: int) -> Candidate:
+    return Candidate(
+        id=identity,
+        term=proposal.term.text,
+        origin=proposal.origin,
+        index=index,
+        operator=proposal.operator,
+        parents=proposal.parents,
+        rationale=proposal.rationale,
+    )
