@@ -1,4 +1,4 @@
-"""A language model around an architecture: embedding, stack, head. Built at the widths that match the protocol's target."""
+"""A language model around an architecture: embedding, stack, head, at the widths that match the protocol's target."""
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,12 @@ class Model(nn.Module):
 
     def features(self, tokens: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
         """Final-norm outputs [B, T, D]. With a `cache`, `past` tokens came before and the cache is carried on."""
-        return self.stack(self.embedding(tokens), past, cache, dense=dense)
+        outputs: Tensor = self.stack(self.embedding(tokens), past, cache, dense=dense)
+        return outputs
 
     def forward(self, tokens: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        return self.head(self.features(tokens, past, cache, dense=dense))
+        logits: Tensor = self.head(self.features(tokens, past, cache, dense=dense))
+        return logits
 
     @property
     def stack_parameters(self) -> int:
@@ -39,9 +41,7 @@ class Model(nn.Module):
 def protocol_widths(architecture: Term, *, protocol: Protocol, length: int) -> Widths:
     """The widths at which the architecture has as many parameters as the protocol's reference."""
     target = target_parameters(parse(protocol.reference), width=protocol.width, length=length)
-    return solve_widths(
-        architecture, target=target, width=protocol.width, length=length, tolerance=protocol.tolerance
-    )
+    return solve_widths(architecture, target=target, width=protocol.width, length=length, tolerance=protocol.tolerance)
 
 
 def build_model(term: str, *, protocol: Protocol, task: Task, seed: int) -> Model:

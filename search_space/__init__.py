@@ -1,4 +1,4 @@
-"""The algebra of mixers: types, terms, text, identity, sampling, variation, costs and the zoo. Pure Python, no torch."""
+"""The algebra of mixers: types, terms, text, identity, sampling, variation, costs, zoo. Pure Python, no torch."""
 
 GRAMMAR_VERSION = 1
 """Changes whenever a text of an older version could mean something else."""

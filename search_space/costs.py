@@ -5,15 +5,15 @@ Parameters are exact: they equal the built module's. FLOPs are forward multiply-
 of 64 for linear passes. Decode state counts 4 bytes a number at the given context length.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from archloom.errors import ConfigError
 from archloom.search_space.operations import Shape
 from archloom.search_space.plans import Form, Plan, feature_width, fuses, heads_of, plan
+from archloom.search_space.stacks import layers
 from archloom.search_space.terms import Term, walk
-from archloom.search_space.types import Type
+from archloom.search_space.types import SCORES, Type
 
 CHUNK = 64
 BYTES = 4
@@ -75,22 +75,6 @@ def costs(architecture: Term, widths: Widths, length: int) -> Costs:
     )
 
 
-def layers(stack: Term) -> Iterator[Term]:
-    """The blocks of a stack in order, repeats written out."""
-    match stack.operation.name:
-        case "repeat":
-            yield from [stack.arguments[0]] * stack.integer("times")
-        case "every":
-            main, other = stack.arguments
-            for index in range(1, stack.integer("times") + 1):
-                yield other if index % stack.integer("period") == 0 else main
-        case "then":
-            yield from layers(stack.arguments[0])
-            yield from layers(stack.arguments[1])
-        case name:
-            raise ConfigError(f"an architecture is a stack, got `{name}`: write repeat(block(...), times=...)")
-
-
 def _outer(term: Term, widths: Widths, length: int) -> _Tally:
     if term.operation.scopes:
         return _mixer(term, widths, length)
@@ -121,14 +105,20 @@ def _mixer(mixer: Term, widths: Widths, length: int) -> _Tally:
     shape = widths.shape(heads, length)
     total = _Tally()
     fused: set[int] = set()
+    banded: dict[int, Shape] = {}  # scores of which only a window is ever computed
     for node in walk(mixer):
         count = heads_of(node.arguments[0] if node is mixer else node, heads)
-        total = total.plus(_own(node, shape, count))
+        total = total.plus(_own(node, banded.get(id(node), shape), count))
         if node.operation.name in ("apply", "resolve"):
             pass_ = plan(node.arguments[0])
             inner = node.arguments[1]
             if inner.operation.name == "resolve" and fuses(pass_, plan(inner.arguments[0])):
                 fused.add(id(inner))
+            if pass_.form is Form.SOFTMAX and pass_.window is not None:
+                seen = replace(
+                    shape, length=min(length, 2 * pass_.window)
+                )  # scores cost half the length: none is ahead
+                banded.update((id(each), seen) for each in walk(node.arguments[0]) if each.type in SCORES)
             total = total.plus(_pass(pass_, node, shape, count, fused=id(node) in fused))
     return total
 
@@ -155,12 +145,26 @@ def _pass(the: Plan, node: Term, shape: Shape, heads: int, *, fused: bool) -> _T
             return _Tally(0, heads * value * 15 * log_length, length * heads * value)
         case Form.DENSE:
             sources = [each for each in walk(node.arguments[0]) if each.operation.name in _SOURCES]
-            keys = sum(heads_of(each.arguments[-1 if each.operation.name == "dot" else 0], shape.heads) for each in sources)
-            state = length * (keys * shape.key + heads * value)
+            state = length * (_dense_state(node.arguments[0], shape) + heads * value)
             return _Tally(0, heads * length * (shape.key * max(1, len(sources)) + value), state)
 
 
 _SOURCES = ("dot", "decayed_dot", "gram", "decayed_gram")
+
+
+def _dense_state(kernel: Term, shape: Shape) -> int:
+    """Numbers per token that a kernel written out densely keeps: its keys and its log decays."""
+    total = 0
+    for node in walk(kernel):
+        name = node.operation.name
+        if name in _SOURCES:
+            key = node.arguments[1 if name in ("dot", "decayed_dot") else 0]
+            total += heads_of(key, shape.heads) * shape.key
+        if name in ("decayed_dot", "decayed_gram"):
+            total += shape.heads * shape.key
+        if name == "decay":
+            total += shape.heads
+    return total
 
 
 @lru_cache(maxsize=4096)
@@ -191,8 +195,8 @@ def solve_widths(architecture: Term, *, target: int, width: int, length: int, to
     found = costs(architecture, best, length).parameters
     if abs(found - target) > tolerance * target:
         raise ConfigError(
-            f"no widths bring the architecture to {target} parameters within {tolerance:.0%}: the nearest have {found}. "
-            "Give its mixers fewer projections, or raise the protocol's width."
+            f"no widths bring the architecture to {target} parameters within {tolerance:.0%}: the nearest have {found}."
+            " Give its mixers fewer projections, or raise the protocol's width."
         )
     return best
 

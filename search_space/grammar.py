@@ -10,8 +10,8 @@ hold the least and the largest load of each (symbol, size), so a draw under a li
 
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from itertools import accumulate, product
 from math import ceil
 from random import Random
@@ -40,14 +40,34 @@ class Production:
     load: int
     leaf: Term | None
 
+    @property
+    def outer(self) -> bool:
+        """Whether it stands above mixers, where a load is the largest and not the sum of the arguments'."""
+        return self.type in _OUTER
 
-Entry = tuple[Production, tuple[tuple[Symbol, int], ...]]
-"""A production and the symbols and sizes of its arguments."""
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Cell:
+    """The terms of one symbol with `size` operations: their total weight and their least and largest load.
+
+    A cell without terms has count 0. `choices` caches what may be drawn, by limit of the load.
+    """
+
+    symbol: Symbol
+    size: int
+    count: float = 0
+    least: int = UNLIMITED
+    most: int = -1
+    choices: "dict[int, Choices]" = field(default_factory=dict)
+
+
+Entry = tuple[Production, tuple[Cell, ...]]
+"""A production and the cells of its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The ways to make a symbol of one size within one limit: cumulative weights and (production, child sizes)."""
+    """The ways to make a term of one cell within one limit, with their cumulative weights."""
 
     cumulative: tuple[float, ...]
     entries: tuple[Entry, ...]
@@ -83,21 +103,21 @@ class Grammar:
         self._nominal = _nominal(width, length)
         self._own_load: dict[tuple[Operation, tuple[Value, ...], Type], int] = {}
         self.productions = _productions(depth, self._nominal, dict(weights or {}), uniform)
-        zero = 0 if uniform else 0.0
-        self._counts: dict[Symbol, list[float]] = {s: [zero] * (max_size + 1) for s in self.productions}
-        self._least: dict[Symbol, list[int]] = {s: [UNLIMITED] * (max_size + 1) for s in self.productions}
-        self._most: dict[Symbol, list[int]] = {s: [-1] * (max_size + 1) for s in self.productions}
-        self._choices: dict[tuple[Symbol, int, int], Choices] = {}
-        self._ways: dict[tuple[Symbol, int], list[tuple[float, int, Entry]]] = {}
+        self._cells = {
+            which: [Cell(symbol=which, size=size) for size in range(max_size + 1)] for which in self.productions
+        }
+        self._fitting: dict[tuple[Symbol, int, int], list[Cell]] = {}
         for size in range(1, max_size + 1):
-            self._fill(size)
+            for cells in self._cells.values():
+                self._fill(cells[size])
 
     def count(self, which: Symbol, size: int) -> float:
         """Total weight of the terms of a symbol with `size` operations; their number if the grammar is uniform."""
-        return self._counts[which][size] if which in self._counts and size <= self.max_size else 0
+        return self._cells[which][size].count if which in self._cells and size <= self.max_size else 0
 
-    def least_load(self, which: Symbol, size: int) -> int:
-        return self._least[which][size]
+    def cell(self, which: Symbol, size: int) -> Cell:
+        """The cell of a symbol and size; a KeyError or IndexError if the tables do not reach it."""
+        return self._cells[which][size]
 
     def load(self, nodes: Iterable[Term]) -> int:
         """The summed load of operations."""
@@ -110,58 +130,58 @@ class Grammar:
             total += own
         return total
 
-    def sizes(self, which: Symbol, *, limit: int = UNLIMITED) -> list[int]:
-        """The sizes that have a term of this symbol within the limit."""
-        counts, least = self._counts[which], self._least[which]
-        return [size for size in range(1, self.max_size + 1) if counts[size] and least[size] <= limit]
+    def cells(self, which: Symbol, *, max_size: int | None = None, limit: int = UNLIMITED) -> list[Cell]:
+        """The cells that have a term of this symbol within the limits, by size."""
+        most = self.max_size if max_size is None else min(max_size, self.max_size)
+        found = self._fitting.get((which, most, limit))
+        if found is None:
+            fitting = [cell for cell in self._cells[which][: most + 1] if cell.count and cell.least <= limit]
+            found = self._fitting[which, most, limit] = fitting
+        return found
 
-    def choices(self, which: Symbol, size: int, limit: int) -> Choices:
-        """What may stand at a symbol of `size` operations so that its load stays within `limit`.
+    def choices(self, cell: Cell, limit: int) -> Choices:
+        """What may stand in a cell so that its load stays within `limit`.
 
         A limit that binds is lowered to a whole number of D^2, but never below the least load, so few tables are made.
         """
-        if limit >= self._most[which][size]:
-            limit = UNLIMITED
-        else:
-            limit = max(self._least[which][size], limit - limit % EIGHTHS)
-        cached = self._choices.get((which, size, limit))
-        if cached is None:
-            cached = self._choices[which, size, limit] = self._make_choices(which, size, limit)
-        return cached
+        limit = UNLIMITED if limit >= cell.most else max(cell.least, limit - limit % EIGHTHS)
+        known = cell.choices.get(limit)
+        if known is None:
+            known = cell.choices[limit] = self._make_choices(cell, limit)
+        return known
 
-    def _fill(self, size: int) -> None:
-        for which, productions in self.productions.items():
-            total, least, most = self._counts[which][size], UNLIMITED, -1
-            for each in productions:
-                for sizes in _splits(size - 1, len(each.children)):
-                    ways = _product([self._counts[c][n] for c, n in zip(each.children, sizes, strict=True)])
-                    if ways:
-                        total += each.weight * ways
-                        least = min(least, self._load_of(each, sizes, self._least))
-                        most = max(most, self._load_of(each, sizes, self._most))
-            self._counts[which][size], self._least[which][size], self._most[which][size] = total, least, most
+    def _fill(self, cell: Cell) -> None:
+        for weight, (production, children) in self._ways(cell):
+            cell.count += weight
+            cell.least = min(cell.least, _joined(production, [child.least for child in children]))
+            cell.most = max(cell.most, _joined(production, [child.most for child in children]))
 
-    def _load_of(self, production: Production, sizes: Sequence[int], table: dict[Symbol, list[int]]) -> int:
-        loads = [table[child][n] for child, n in zip(production.children, sizes, strict=True)]
-        return max(loads) if production.type in _OUTER else production.load + sum(loads)
-
-    def _make_choices(self, which: Symbol, size: int, limit: int) -> Choices:
-        ways = self._ways.get((which, size))
-        if ways is None:
-            ways = self._ways[which, size] = list(self._all_ways(which, size))
-        within = [(weight, entry) for weight, load, entry in ways if load <= limit]
+    def _make_choices(self, cell: Cell, limit: int) -> Choices:
+        within = [
+            (weight, entry)
+            for weight, entry in self._ways(cell)
+            if _joined(entry[0], [child.least for child in entry[1]]) <= limit
+        ]
         if not within:
-            raise ValueError(f"no {which[0].value} has {size} operations within load {limit}")
+            raise ValueError(f"no {cell.symbol[0].value} has {cell.size} operations within load {limit}")
         return Choices(tuple(accumulate(weight for weight, _ in within)), tuple(entry for _, entry in within))
 
-    def _all_ways(self, which: Symbol, size: int) -> Iterator[tuple[float, int, Entry]]:
-        """(weight, least load, entry) of every production and split of the size."""
-        for each in self.productions[which]:
-            for sizes in _splits(size - 1, len(each.children)):
-                ways = _product([self._counts[c][n] for c, n in zip(each.children, sizes, strict=True)])
-                if ways:
-                    entry = (each, tuple(zip(each.children, sizes, strict=True)))
-                    yield each.weight * ways, self._load_of(each, sizes, self._least), entry
+    def _ways(self, cell: Cell) -> Iterator[tuple[float, Entry]]:
+        """(weight, entry) of every production and split of the size that has a term."""
+        for production in self.productions[cell.symbol]:
+            columns = [self._cells[child] for child in production.children]
+            for sizes in _splits(cell.size - 1, len(columns)):
+                children = tuple([column[size] for column, size in zip(columns, sizes, strict=True)])
+                weight = production.weight
+                for child in children:
+                    weight *= child.count
+                if weight:
+                    yield weight, (production, children)
+
+
+def _joined(production: Production, loads: Sequence[int]) -> int:
+    """The load of a production whose arguments have these loads."""
+    return max(loads, default=0) if production.outer else production.load + sum(loads)
 
 
 @lru_cache(maxsize=16)
@@ -170,14 +190,7 @@ def shared_grammar(depth: int, max_size: int, width: int, length: int) -> Gramma
     return Grammar(depth=depth, max_size=max_size, width=width, length=length)
 
 
-def _product(factors: Sequence[float]) -> float:
-    result: float = 1
-    for factor in factors:
-        result *= factor
-    return result
-
-
-@lru_cache(maxsize=None)
+@cache
 def _splits(total: int, parts: int) -> tuple[tuple[int, ...], ...]:
     """Every way to write `total` as an ordered sum of `parts` positive numbers."""
     if parts == 0:

@@ -6,23 +6,28 @@
 - repeated decays and repeated gates are sorted, and pulled outwards through products;
 - a positive scale under a normalisation is dropped, and a learned scale is folded into a neighbouring linear map;
 - rotation and l2 normalisation commute, a damped kernel applied is a gated application;
-- a `let` used once, or one that owns no weights, is written in place; `let`s are renamed by type and first use;
-- a stack is a sequence of maximal repeats, a hybrid that never reaches its second block is a repeat.
+- a stream is a `let` if and only if it is used more than once, whether or not the text says so for what has no
+  weights of its own; `let`s are renamed by type and first use;
+- a stack is the shortest that has the same blocks in the same order.
 
 Commutative arguments that differ only in which of several look-alike `let`s they use are ordered by trying each
 numbering and keeping the smallest text. Rewriting caches its result on the node, so a mutant costs only its spine.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable
-from itertools import permutations, product
+from itertools import islice, permutations, product
+from operator import is_
 
 from archloom.search_space import GRAMMAR_VERSION
-from archloom.search_space.operations import MAX_TIMES, OPERATIONS, SHARED
-from archloom.search_space.terms import Term, build, owns_weights, substitute, walk
+from archloom.search_space.operations import HEADS, OPERATIONS, SHARED
+from archloom.search_space.plans import heads_of
+from archloom.search_space.stacks import shortest
+from archloom.search_space.terms import Term, build, substitute, walk
+from archloom.search_space.types import SHAREABLE
 
 MAX_NUMBERINGS = 720
+MOST_HEADS = max(HEADS)
 
 SHARED.heads.update({(rank,): f"let[{rank}](" for rank in range(MAX_NUMBERINGS)})
 
@@ -44,25 +49,23 @@ def _normal(term: Term) -> Term:
     cached = term._normal
     if cached is not None:
         return cached
-    result = _normal_mixer(term) if term.operation.scopes else _rewritten(_with_normal_arguments(term))
-    result._normal = result
-    term._normal = result
+    if term.operation.scopes:
+        result = _normal_mixer(term)
+    else:
+        result = _over(term, [each._normal or _normal(each) for each in term.arguments]) if term.arguments else term
+        rule = RULES.get(result.operation.name)
+        simpler = rule(result) if rule else None
+        if simpler is not None:
+            result = _normal(simpler)
+    result._normal = term._normal = result
     return result
 
 
-def _with_normal_arguments(term: Term) -> Term:
-    if not term.arguments:
+def _over(term: Term, arguments: list[Term]) -> Term:
+    """The same operation over these arguments: the same term if they are its own."""
+    if all(map(is_, arguments, term.arguments)):
         return term
-    arguments = tuple([_normal(argument) for argument in term.arguments])
-    if all([a is b for a, b in zip(arguments, term.arguments, strict=True)]):
-        return term
-    return build(term.operation, term.values, arguments)
-
-
-def _rewritten(term: Term) -> Term:
-    rule = RULES.get(term.operation.name)
-    new = rule(term) if rule else None
-    return term if new is None else _normal(new)
+    return build(term.operation, term.values, tuple(arguments))
 
 
 # -- laws: each takes a term with normal arguments and gives a simpler one, or None ------------------------------------
@@ -126,7 +129,7 @@ def _key(term: Term) -> str:
 def _norm(term: Term) -> Term | None:
     """RMS normalisation forgets a positive scale of the whole head."""
     (body,) = term.arguments
-    return build(term.operation, (), (body.arguments[0],)) if body.operation.name == "scale" else None
+    return build(term.operation, (), (body.arguments[0],)) if _scales_own_heads(body) else None
 
 
 def _weigh(term: Term) -> Term | None:
@@ -134,9 +137,14 @@ def _weigh(term: Term) -> Term | None:
     (body,) = term.arguments
     if body.operation.name in ("value", "weigh", "conv"):
         return body
-    if body.operation.name == "scale":
+    if _scales_own_heads(body):
         return build(body.operation, (), (build(term.operation, (), (body.arguments[0],)), body.arguments[1]))
     return None
+
+
+def _scales_own_heads(term: Term) -> bool:
+    """Whether it is a gate on values that have as many heads as the gate: weights per head can be moved past it."""
+    return term.operation.name == "scale" and heads_of(term.arguments[0], MOST_HEADS) == MOST_HEADS
 
 
 def _drop_weigh(term: Term) -> Term | None:
@@ -159,7 +167,9 @@ def _apply(term: Term) -> Term | None:
     kernel, value = term.arguments
     if kernel.operation.name != "damp":
         return None
-    return build(OPERATIONS["scale"], (), (build(term.operation, (), (kernel.arguments[0], value)), kernel.arguments[1]))
+    return build(
+        OPERATIONS["scale"], (), (build(term.operation, (), (kernel.arguments[0], value)), kernel.arguments[1])
+    )
 
 
 def _right_nested(term: Term) -> Term | None:
@@ -174,32 +184,10 @@ def _parallel(term: Term) -> Term | None:
     return build(OPERATIONS["block"], (), term.arguments) if term.arguments[1].operation.name == "none" else None
 
 
-def _every(term: Term) -> Term | None:
-    first, second = term.arguments
-    period, times = term.integer("period"), term.integer("times")
-    repeat = OPERATIONS["repeat"]
-    if times < period or first == second:
-        return build(repeat, (times,), (first,))
-    if times == period:
-        return build(
-            OPERATIONS["then"], (), (build(repeat, (period - 1,), (first,)), build(repeat, (1,), (second,)))
-        )
-    return None
-
-
-def _then(term: Term) -> Term | None:
-    nested = _right_nested(term)
-    if nested is not None:
-        return nested
-    first, second = term.arguments
-    head = second.arguments[0] if second.operation is term.operation else second
-    if not (first.operation.name == head.operation.name == "repeat" and first.arguments[0] == head.arguments[0]):
-        return None
-    times = first.integer("times") + head.integer("times")
-    if times > MAX_TIMES:
-        return None
-    merged = build(first.operation, (times,), first.arguments)
-    return merged if head is second else build(term.operation, (), (merged, second.arguments[1]))
+def _stack(term: Term) -> Term | None:
+    """A stack is the sequence of its blocks."""
+    short = shortest(term)
+    return None if short.text == term.text else short
 
 
 RULES: dict[str, Callable[[Term], Term | None]] = {
@@ -216,8 +204,8 @@ RULES: dict[str, Callable[[Term], Term | None]] = {
     "apply": _apply,
     "chain": _right_nested,
     "parallel": _parallel,
-    "every": _every,
-    "then": _then,
+    "every": _stack,
+    "then": _stack,
 }
 
 PULLED = {"mul": "scale", "times": "decay"}
@@ -227,89 +215,121 @@ PULLED = {"mul": "scale", "times": "decay"}
 
 
 def _normal_mixer(mixer: Term) -> Term:
-    body = mixer.arguments[0]
     heads = mixer.integer("heads")
-    while True:
-        body = _normal(_in_place(body, heads))
-        if body.operation.name == "weigh":  # the output projection absorbs a learned scale
-            body = body.arguments[0]
-            continue
-        counts = _counts(body)
-        if all(count > 1 and owns_weights(node.arguments[0]) for node, count in counts.values()):
+    body = mixer.arguments[0]
+    shares, exceeds = _survey(body, heads)
+    body = _normal_body(_clipped(body, heads) if exceeds else body)
+    while shares:
+        tied = _tied(body)
+        body = _normal_body(tied)
+        if body is tied:
             break
-    result = Term(mixer.operation, mixer.values, (body,), mixer.type)
-    alike = _look_alikes(counts)
+    result = mixer if body is mixer.arguments[0] else Term(mixer.operation, mixer.values, (body,), mixer.type)
+    alike = _look_alikes(result) if shares else []
     return min(_numberings(result, alike), key=lambda each: each.text) if alike else result
 
 
-def _counts(body: Term) -> dict[int, tuple[Term, int]]:
-    """Shared nodes by identity, with how often each is used."""
-    found: dict[int, tuple[Term, int]] = {}
-
-    def visit(node: Term) -> None:
-        if node.operation.shares:
-            known = found.get(id(node))
-            found[id(node)] = (node, 1 if known is None else known[1] + 1)
-            if known is not None:
-                return
-        for argument in node.arguments:
-            visit(argument)
-
-    visit(body)
-    return found
+def _normal_body(body: Term) -> Term:
+    body = _normal(body)
+    while body.operation.name == "weigh":  # the output projection absorbs a learned scale
+        body = body.arguments[0]
+    return body
 
 
-def _in_place(body: Term, heads: int) -> Term:
-    """Writes single-use and weightless `let`s in place, forgets numberings, and clips `share` to the heads there are."""
-    counts = _counts(body)
-    memo: dict[int, Term] = {}
-
-    def swap(node: Term) -> Term | None:
-        if node.operation.shares:
-            if id(node) not in memo:
-                value = substitute(node.arguments[0], swap)
-                kept = counts[id(node)][1] > 1 and owns_weights(node.arguments[0])
-                if kept and (value is not node.arguments[0] or node.values):
-                    value = Term(SHARED, (), (value,), value.type)
-                memo[id(node)] = (node if value is node.arguments[0] else value) if kept else value
-            return memo[id(node)]
-        if "share" in node.operation.position and node.integer("share") > heads:
-            return Term(node.operation, (heads,), tuple([substitute(a, swap) for a in node.arguments]), node.type)
-        return None
-
-    return substitute(body, swap)
+def _survey(body: Term, heads: int) -> tuple[bool, bool]:
+    """Whether it has a `let`, and whether it has a `share` above the heads there are."""
+    shares, exceeds, pending = False, False, [body]
+    while pending:
+        node = pending.pop()
+        operation = node.operation
+        shares = shares or operation.shares
+        exceeds = exceeds or (operation.divides and node.integer("share") > heads)
+        pending.extend(node.arguments)
+    return shares, exceeds
 
 
-def _look_alikes(counts: dict[int, tuple[Term, int]]) -> list[list[Term]]:
-    tally = Counter(node.key for node, _ in counts.values())
+def _clipped(body: Term, heads: int) -> Term:
+    """The body in which no `share` exceeds the heads."""
+
+    def clip(node: Term) -> Term | None:
+        if not node.operation.divides or node.integer("share") <= heads:
+            return None
+        return Term(node.operation, (heads,), node.arguments, node.type)  # a stream: nothing to clip in it
+
+    return substitute(body, clip)
+
+
+def _tied(body: Term) -> Term:
+    """The body in which a stream is a `let` if and only if it is used more than once.
+
+    What an operation without weights makes of the same streams is the same stream. An operation with weights is
+    another one wherever it is written again, unless it stands in a `let`.
+    """
+    bound: dict[int, Term] = {}  # what each `let` binds
+    known: dict[tuple[object, ...], Term] = {}  # operations without weights, by themselves and their arguments
+    uses: dict[int, int] = {}
+    written: dict[int, Term] = {}
+
+    def merged(node: Term) -> Term:
+        """The node without its `let`s: two places hold one object if and only if they hold one stream."""
+        operation = node.operation
+        if operation.shares:
+            if id(node) not in bound:
+                bound[id(node)] = merged(node.arguments[0])
+            return bound[id(node)]
+        if not node.arguments:
+            return node
+        arguments = tuple([merged(argument) for argument in node.arguments])
+        merges = node.type in SHAREABLE and not operation.parametric
+        what = (operation, node.values, *map(id, arguments)) if merges else ()
+        if merges and what in known:
+            return known[what]
+        fresh = known[what] = Term(operation, node.values, arguments, node.type)
+        for argument in arguments:
+            uses[id(argument)] = uses.get(id(argument), 0) + 1
+        return fresh
+
+    def tied(node: Term) -> Term:
+        """The node with a `let` around every stream that is used more than once."""
+        if not node.arguments:
+            return node
+        done = written.get(id(node))
+        if done is None:
+            done = _over(node, [tied(argument) for argument in node.arguments])
+            if uses.get(id(node), 0) > 1:
+                done = Term(SHARED, (), (done,), node.type)
+            written[id(node)] = done
+        return done
+
+    return tied(merged(body))
+
+
+def _look_alikes(mixer: Term) -> list[list[Term]]:
+    """The groups of `let`s that cannot be told apart by what they bind."""
     groups: dict[str, list[Term]] = {}
-    for node, _ in counts.values():
-        if tally[node.key] > 1:
+    for node in walk(mixer):
+        if node.operation.shares:
             groups.setdefault(node.key, []).append(node)
-    return list(groups.values())
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _numberings(mixer: Term, alike: list[list[Term]]) -> list[Term]:
     """The mixer under every numbering of its look-alike `let`s (the first MAX_NUMBERINGS of them)."""
-    results = []
-    for orders in product(*(permutations(group) for group in alike)):
-        ranks = {id(node): rank for order in orders for rank, node in enumerate(order)}
-
-        def number(node: Term, ranks: dict[int, int] = ranks) -> Term | None:
-            if id(node) not in ranks:
-                return None
-            return fresh.setdefault(
-                id(node), Term(SHARED, (ranks[id(node)],), (substitute(node.arguments[0], number),), node.type)
-            )
-
-        fresh: dict[int, Term] = {}
-        body = _normal(substitute(mixer.arguments[0], number))
-        results.append(Term(mixer.operation, mixer.values, (body,), mixer.type))
-        if len(results) == MAX_NUMBERINGS:
-            break
-    return results
+    choices = [islice(permutations(group), MAX_NUMBERINGS) for group in alike]
+    orders = islice(product(*choices), MAX_NUMBERINGS)
+    return [_numbered(mixer, {id(let): rank for group in order for rank, let in enumerate(group)}) for order in orders]
 
 
-def count_shared(term: Term) -> int:
-    """How many `let`s the term has."""
-    return sum(node.operation.shares for node in walk(term))
+def _numbered(mixer: Term, ranks: dict[int, int]) -> Term:
+    fresh: dict[int, Term] = {}
+
+    def number(node: Term) -> Term | None:
+        if id(node) not in ranks:
+            return None
+        if id(node) not in fresh:
+            value = substitute(node.arguments[0], number)
+            fresh[id(node)] = Term(SHARED, (ranks[id(node)],), (value,), node.type)
+        return fresh[id(node)]
+
+    body = _normal(substitute(mixer.arguments[0], number))
+    return Term(mixer.operation, mixer.values, (body,), mixer.type)

@@ -652,6 +652,7 @@ BLOCKS = (
 
 MAX_TIMES = 64
 TIMES = choice("times", *range(1, MAX_TIMES + 1))
+PERIODS = (2, 3, 4, 6, 8)
 
 STACKS = (
     Operation(
@@ -666,7 +667,7 @@ STACKS = (
     Operation(
         name="every",
         rows=(((Type.BLOCK, Type.BLOCK), Type.STACK),),
-        parameters=(choice("period", 2, 3, 4, 6, 8), TIMES),
+        parameters=(choice("period", *PERIODS), TIMES),
         summary="a hybrid: `times` blocks of the first kind, but every `period`-th is of the second",
         equation=r"({0}^{\times p-1}, {1})^{\times}",
         blocks=lambda t, inner: t.integer("times"),

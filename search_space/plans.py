@@ -99,9 +99,7 @@ def _linear(score: Term, decays: tuple[Term, ...], normalised: bool) -> Plan:
             return Plan(form=Form.LINEAR, query=key, key=key, gate=gate, head_decays=decays)
         case "decayed_gram":
             key, gate, channel = base.arguments
-            return Plan(
-                form=Form.LINEAR, query=key, key=key, gate=gate, head_decays=decays, channel_decay=channel
-            )
+            return Plan(form=Form.LINEAR, query=key, key=key, gate=gate, head_decays=decays, channel_decay=channel)
         case _:
             return _DENSE
 

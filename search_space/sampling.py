@@ -5,10 +5,12 @@ of a type that was drawn before in it may be used again (`let`), so shared keys,
 ever lowers a term's load. Draws are canonical terms.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from random import Random
+from typing import TypeVar
 
-from archloom.search_space.grammar import UNLIMITED, Grammar, Production, Symbol, shared_grammar, symbol
+from archloom.search_space.grammar import UNLIMITED, Cell, Entry, Grammar, Symbol, shared_grammar, symbol
 from archloom.search_space.identity import canonical
 from archloom.search_space.operations import SHARED
 from archloom.search_space.terms import Term
@@ -17,7 +19,15 @@ from archloom.search_space.types import SHAREABLE, Type
 MIXER_LOAD = 80
 """Default limit of a mixer's weights in eighths of D^2: ten of the twelve D^2 of a block of the reference."""
 
-Pool = dict[Type, list[Term]]
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """The streams of one mixer so far, by type, and the identities of those that were used again."""
+
+    streams: dict[Type, list[Term]] = field(default_factory=dict)
+    again: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,57 +45,97 @@ class Sampler:
 
     def architecture(self, rng: Random, *, depth: int | None = None) -> Term:
         """A canonical architecture of exactly `depth` blocks (default: the grammar's)."""
-        return canonical(self._of_any_size(symbol(Type.STACK, depth or self.grammar.depth), rng))
+        which = symbol(Type.STACK, depth or self.grammar.depth)
+        return canonical(self._of_any_size(which, rng, max_size=None, load=self.load))
 
     def mixer(self, rng: Random, *, max_size: int = 24) -> Term:
         """A canonical mixer of at most `max_size` operations."""
-        return canonical(self._of_any_size(symbol(Type.MIXER), rng, max_size=max_size))
+        return canonical(self._of_any_size(symbol(Type.MIXER), rng, max_size=max_size, load=self.load))
 
     def subterm(self, type_: Type, rng: Random, *, max_size: int, load: int = UNLIMITED) -> Term:
-        """A term of one type (not a stack) for variation; nothing in it is shared."""
+        """A term of one type (not a stack) for variation, as drawn. Streams are shared only inside whole mixers."""
         return self._of_any_size(symbol(type_), rng, max_size=max_size, load=load)
 
-    def _of_any_size(self, which: Symbol, rng: Random, *, max_size: int | None = None, load: int | None = None) -> Term:
-        limit = self.load if load is None else load
-        sizes = [n for n in self.grammar.sizes(which, limit=limit) if max_size is None or n <= max_size]
-        if not sizes:
-            raise ValueError(f"no {which[0].value} has at most {max_size} operations within load {limit}")
-        return self._draw(which, rng.choice(sizes), limit, rng, None)[0]
+    def of_size(self, which: Symbol, size: int, rng: Random) -> Term:
+        """A term of exactly `size` operations before sharing, as drawn: in proportion to weight if `sharing` is 0."""
+        return self._draw(self.grammar.cell(which, size), self.load, rng, None)[0]
 
-    def _draw(self, which: Symbol, size: int, limit: int, rng: Random, pool: Pool | None) -> tuple[Term, int]:
-        """A term and its load."""
-        production, children = self.grammar.choices(which, size, limit).draw(rng)
+    def _of_any_size(self, which: Symbol, rng: Random, *, max_size: int | None, load: int) -> Term:
+        cells = self.grammar.cells(which, max_size=max_size, limit=load)
+        if not cells:
+            raise ValueError(f"no {which[0].value} has at most {max_size} operations within load {load}")
+        return self._draw(_any_of(cells, rng), load, rng, None)[0]
+
+    def _draw(self, cell: Cell, limit: int, rng: Random, drawn: _Drawn | None) -> tuple[Term, int]:
+        """A term of the cell and its load, which is at most `limit`."""
+        entry = self.grammar.choices(cell, limit).draw(rng)
+        production = entry[0]
         if production.leaf is not None:
             return production.leaf, production.load
         if production.operation.scopes:
-            pool = {}
-        arguments, used = [], production.load
-        outer = production.type is Type.STACK or production.type is Type.BLOCK
-        rest = 0 if outer else sum([self.grammar.least_load(s, n) for s, n in children])
-        for child, n in children:
-            if outer:
-                argument, load = self._draw(child, n, limit, rng, None)
-            else:
-                rest -= self.grammar.least_load(child, n)
-                argument, load = self._stream(child, n, limit - used - rest, rng, pool)
+            return self._mixer(entry, limit, rng)
+        if production.outer:
+            blocks = tuple([self._draw(child, limit, rng, None)[0] for child in entry[1]])
+            return Term(production.operation, production.values, blocks, production.type), 0
+        arguments, load = self._arguments(entry, limit, rng, drawn)
+        return Term(production.operation, production.values, arguments, production.type), load
+
+    def _mixer(self, entry: Entry, limit: int, rng: Random) -> tuple[Term, int]:
+        drawn = _Drawn()
+        arguments, load = self._arguments(entry, limit, rng, drawn)
+        if drawn.again:
+            arguments = (_tied(arguments[0], drawn.again),)
+        return Term(entry[0].operation, entry[0].values, arguments, entry[0].type), load
+
+    def _arguments(self, entry: Entry, limit: int, rng: Random, drawn: _Drawn | None) -> tuple[tuple[Term, ...], int]:
+        """The arguments of an operation inside a mixer, and its load with theirs."""
+        production, children = entry
+        load = production.load
+        if len(children) == 1:
+            argument, own = self._stream(children[0], limit - load, rng, drawn)
+            return (argument,), load + own
+        arguments = []
+        rest = sum([child.least for child in children])  # what the arguments still to come cannot do without
+        for child in children:
+            rest -= child.least
+            argument, own = self._stream(child, limit - load - rest, rng, drawn)
             arguments.append(argument)
-            used += load
-        return _made(production, arguments), 0 if outer else used
+            load += own
+        return tuple(arguments), load
 
-    def _stream(self, which: Symbol, size: int, limit: int, rng: Random, pool: Pool | None) -> tuple[Term, int]:
-        """Draws an argument, or takes one of its type that this mixer has already."""
-        type_ = which[0]
-        if pool is None or size == 1 or type_ not in SHAREABLE:
-            return self._draw(which, size, limit, rng, pool)
-        known = pool.setdefault(type_, [])
+    def _stream(self, cell: Cell, limit: int, rng: Random, drawn: _Drawn | None) -> tuple[Term, int]:
+        """Draws an argument, or takes one of its type that this mixer has already: that costs no weights."""
+        type_ = cell.symbol[0]
+        if drawn is None or cell.size == 1 or type_ not in SHAREABLE:
+            return self._draw(cell, limit, rng, drawn)
+        known = drawn.streams.setdefault(type_, [])
         if known and rng.random() < self.sharing:
-            return known[int(rng.random() * len(known))], 0
-        term, load = self._draw(which, size, limit, rng, pool)
-        if not term.operation.shares:
-            term = Term(SHARED, (), (term,), type_)
-        known.append(term)
-        return term, load
+            stream = _any_of(known, rng)
+            drawn.again.add(id(stream))
+            return stream, 0
+        stream, load = self._draw(cell, limit, rng, drawn)
+        known.append(stream)
+        return stream, load
 
 
-def _made(production: Production, arguments: list[Term]) -> Term:
-    return Term(production.operation, production.values, tuple(arguments), production.type)
+def _any_of(items: Sequence[Item], rng: Random) -> Item:
+    return items[int(rng.random() * len(items))]
+
+
+def _tied(body: Term, again: set[int]) -> Term:
+    """The body with the streams that were used again made shared nodes."""
+    ties: dict[int, Term] = {}
+
+    def visit(node: Term) -> Term:
+        if not node.arguments:
+            return node
+        tie = ties.get(id(node))
+        if tie is not None:
+            return tie
+        arguments = tuple([visit(argument) for argument in node.arguments])
+        result = Term(node.operation, node.values, arguments, node.type)
+        if id(node) in again:
+            result = ties[id(node)] = Term(SHARED, (), (result,), node.type)
+        return result
+
+    return visit(body)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Final
 
 from archloom.errors import ConfigError
@@ -37,19 +38,19 @@ class Term:
 
     __slots__ = ("_id", "_key", "_normal", "_text", "arguments", "operation", "type", "values")
 
-    operation: Final[Operation]  # type: ignore[misc]
-    values: Final[tuple[Value, ...]]  # type: ignore[misc]
-    arguments: Final[tuple[Term, ...]]  # type: ignore[misc]
-    type: Final[Type]  # type: ignore[misc]
+    operation: Final[Operation]
+    values: Final[tuple[Value, ...]]
+    arguments: Final[tuple[Term, ...]]
+    type: Final[Type]
 
     def __init__(
         self, operation: Operation, values: tuple[Value, ...], arguments: tuple[Term, ...], type_: Type
     ) -> None:
         """Trusts `type_`; `build` is the checked way."""
-        self.operation = operation  # type: ignore[misc]
-        self.values = values  # type: ignore[misc]
-        self.arguments = arguments  # type: ignore[misc]
-        self.type = type_  # type: ignore[misc]
+        self.operation = operation
+        self.values = values
+        self.arguments = arguments
+        self.type = type_
         self._key: str | None = None
         self._normal: Term | None = None
         self._text: str | None = None
@@ -188,7 +189,7 @@ def substitute(term: Term, swap: Callable[[Term], Term | None]) -> Term:
         if node.operation.shares and id(node) in memo:
             return memo[id(node)]
         arguments = tuple([visit(argument) for argument in node.arguments])
-        same = all([a is b for a, b in zip(arguments, node.arguments, strict=True)])
+        same = all(map(is_, arguments, node.arguments))
         result = node if same else build(node.operation, node.values, arguments)
         if node.operation.shares:
             memo[id(node)] = result
@@ -220,9 +221,7 @@ def _replace_in_scope(mixer: Term, path: Path, new: Term) -> Term:
     fresh = new
     for level in range(len(path) - 1, stop - 1, -1):
         node, index = trail[level], path[level]
-        fresh = build(
-            node.operation, node.values, (*node.arguments[:index], fresh, *node.arguments[index + 1 :])
-        )
+        fresh = build(node.operation, node.values, (*node.arguments[:index], fresh, *node.arguments[index + 1 :]))
     if not shared:
         return fresh
     old = trail[stop]

@@ -46,7 +46,10 @@ def mutate(parent: Term, sampler: Sampler, rng: Random) -> Child:
 
 
 def crossover(mother: Term, father: Term, sampler: Sampler, rng: Random) -> Child:
-    """The mother with one subterm replaced by one of the father's of a type that fits there; mutates if none does."""
+    """The mother with one subterm replaced by one of the father's of a type that fits there.
+
+    The child differs from both; where no such child is found, the mother is mutated.
+    """
     mother, father = canonical(mother), canonical(father)
     donors: dict[Type, list[Term]] = {}
     for place in places(father):
@@ -59,7 +62,7 @@ def crossover(mother: Term, father: Term, sampler: Sampler, rng: Random) -> Chil
             continue
         donor = rng.choice(fitting)
         child = _attempt(mother, lambda place=place, donor=donor: replace(mother, place.path, donor), sampler)  # type: ignore[misc]
-        if child is not None:
+        if child is not None and term_id(child) != term_id(father):
             return Child(term=child, operator="crossover")
     return mutate(mother, sampler, rng)
 
@@ -75,7 +78,7 @@ def in_budget(architecture: Term, sampler: Sampler) -> bool:
         nonlocal count
         if term.type is not Type.MIXER:
             count += 1
-            return all([within(argument) for argument in term.arguments])
+            return all(within(argument) for argument in term.arguments)
         nodes = [node for node in walk(term) if not node.operation.shares]
         count += len(nodes)
         return grammar.load(nodes) <= sampler.load
@@ -250,7 +253,7 @@ _OUTER = (Type.STACK, Type.BLOCK)
 
 
 def _fresh(type_: Type, sampler: Sampler, rng: Random) -> Term:
-    least = sampler.grammar.sizes((type_, 0))[0]
+    least = sampler.grammar.cells((type_, 0))[0].size
     return sampler.subterm(type_, rng, max_size=max(least, rng.randint(1, FRESH_SIZE)))
 
 
@@ -266,7 +269,7 @@ def _drawn_values(operation: Operation, like: Term | None, rng: Random) -> tuple
     for parameter in operation.parameters:
         known = like.value(parameter.name) if like is not None and parameter.name in like.operation.position else None
         values.append(known if known in parameter.choices else rng.choice(parameter.choices))
-    return tuple(values)  # type: ignore[arg-type]
+    return tuple(values)
 
 
 @cache

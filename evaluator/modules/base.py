@@ -5,8 +5,9 @@ the cache that carries what earlier segments left behind. Without a cache a pass
 sequence may come in segments of any lengths, down to one token: that is the decode form, and the outputs are the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +42,14 @@ class Flow:
 class Operator(nn.Module):
     """A compiled operation. `inputs` are the compiled arguments; `heads` those of its result; `shape` the mixer's."""
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, *, term: Term, shape: Shape, heads: int, inputs: Sequence["Operator"]) -> None:
         super().__init__()
         self.term = term
         self.shape = shape
         self.heads = heads
-        self.inputs = nn.ModuleList(inputs)
+        self.inputs = cast("Sequence[Operator]", nn.ModuleList(inputs))
         self.prepare()
 
     def prepare(self) -> None:
@@ -57,6 +60,10 @@ class Operator(nn.Module):
 
     def forward(self, flow: Flow) -> Tensor:
         return self.compute(flow, *[each(flow) for each in self.inputs])
+
+    def log_scores(self, flow: Flow) -> Tensor | None:
+        """The logarithm of a score or kernel where it is known exactly, else None."""
+        return None
 
     @property
     def channels(self) -> int:

@@ -1,16 +1,18 @@
 """Mixers, channel mixers, blocks and stacks: everything above the heads. x: [B, T, D] -> [B, T, D]."""
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from archloom.evaluator.modules.base import Cache, Flow
 from archloom.evaluator.modules.table import compile_mixer
-from archloom.search_space.costs import Widths, layers
+from archloom.search_space.costs import Widths
 from archloom.search_space.plans import heads_of
+from archloom.search_space.stacks import layers
 from archloom.search_space.terms import Term
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "relu2": lambda x: functional.relu(x).square(),
     "silu": functional.silu,
@@ -28,7 +30,8 @@ class Mixer(nn.Module):
         self.output = nn.Linear(heads_of(term.arguments[0], heads) * shape.value, shape.width, bias=False)
 
     def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        return self.output(self.body(Flow(x=x, past=past, cache=cache, dense=dense)).flatten(2))
+        outputs: Tensor = self.output(self.body(Flow(x=x, past=past, cache=cache, dense=dense)).flatten(2))
+        return outputs
 
 
 class Together(nn.Module):
@@ -37,8 +40,8 @@ class Together(nn.Module):
         self.parts = nn.ModuleList(make_mixer(each, widths=widths, length=length) for each in term.arguments)
 
     def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        left, right = (part(x, past, cache, dense=dense) for part in self.parts)
-        return left + right
+        outputs: list[Tensor] = [part(x, past, cache, dense=dense) for part in self.parts]
+        return outputs[0] + outputs[1]
 
 
 class Chain(Together):
@@ -63,7 +66,8 @@ class Mlp(nn.Module):
         self.activation = ACTIVATIONS[str(term.value("activation"))]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))
+        outputs: Tensor = self.down(self.activation(self.up(x)))
+        return outputs
 
 
 class Glu(Mlp):
@@ -72,7 +76,8 @@ class Glu(Mlp):
         self.gate = nn.Linear(widths.model, widths.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        outputs: Tensor = self.down(self.activation(self.gate(x)) * self.up(x))
+        return outputs
 
 
 CHANNEL_MODULES: dict[str, type[Mlp] | None] = {"mlp": Mlp, "glu": Glu, "none": None}
@@ -93,10 +98,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
         normed = self.mixer_norm(x)
-        y = x + self.mixer(normed, past, cache, dense=dense)
+        y: Tensor = x + self.mixer(normed, past, cache, dense=dense)
         if self.channel is None:
             return y
-        return y + self.channel(normed if self.channel_norm is None else self.channel_norm(y))
+        change: Tensor = self.channel(normed if self.channel_norm is None else self.channel_norm(y))
+        return y + change
 
 
 class Stack(nn.Module):
@@ -110,6 +116,5 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
         for block in self.blocks:
             x = block(x, past, cache, dense=dense)
-        return self.norm(x)
-
-
+        outputs: Tensor = self.norm(x)
+        return outputs

@@ -1,6 +1,7 @@
 """Operations that act token by token or over a few tokens: streams, features, values, gates and decays."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,8 @@ class Projection(Operator):
         self.linear = nn.Linear(self.shape.width, self.heads * self.channels, bias=False)
 
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        return self.linear(arguments[0]).unflatten(-1, (self.heads, self.channels))
+        joined: Tensor = self.linear(arguments[0])
+        return joined.view(*joined.shape[:2], self.heads, self.channels)
 
 
 class ShortConvolution(Operator):
@@ -54,7 +56,7 @@ class ShortConvolution(Operator):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         (x,) = arguments
         flat = x.flatten(2)
-        backend = "reference" if flow.dense else "chunked"
+        backend: Literal["chunked", "reference"] = "reference" if flow.dense else "chunked"
         if flow.cache is None:
             mixed = short_convolution(flat, self.taps, backend=backend)
             assert isinstance(mixed, Tensor)
@@ -96,6 +98,8 @@ class Unit(Operator):
 class Rotary(Operator):
     """Rotary embedding (Su et al. 2021, eq. 34) of channel pairs (i, i + K/2); an odd last channel is left alone."""
 
+    rates: Tensor
+
     def prepare(self) -> None:
         half = self.channels // 2
         self.register_buffer("rates", ROTARY_BASE ** -(torch.arange(half) / max(1, half)), persistent=False)
@@ -105,7 +109,7 @@ class Rotary(Operator):
         steps = torch.arange(flow.past, flow.past + x.shape[1], device=x.device)
         angle = (steps[:, None] * self.rates).to(x.dtype)[:, None]  # [T, 1, K/2]
         half = angle.shape[-1]
-        a, b, rest = x.split([half, half, x.shape[-1] - 2 * half], -1)
+        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         cos, sin = angle.cos(), angle.sin()
         return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1)
 
@@ -170,7 +174,7 @@ class Step(Operator):
 
 def step_bias(*shape: int) -> Tensor:
     """The bias b with softplus(b) log-uniform in [0.001, 0.1]."""
-    step = torch.exp(torch.empty(*shape).uniform_(math.log(1e-2), math.log(5e-1)))
+    step = torch.exp(torch.empty(*shape).uniform_(math.log(1e-3), math.log(1e-1)))
     return step + torch.log(-torch.expm1(-step))
 
 
@@ -213,7 +217,8 @@ class LowRank(Operator):
         self.up = nn.Linear(rank, self.shape.heads * self.shape.key)
 
     def low_rank(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x)).unflatten(-1, (self.shape.heads, self.shape.key))
+        joined: Tensor = self.up(self.down(x))
+        return joined.view(*joined.shape[:2], self.shape.heads, self.shape.key)
 
 
 class ForgetChannels(LowRank):

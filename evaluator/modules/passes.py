@@ -153,7 +153,7 @@ class Pass(Operator):
             history=whole[:, : flow.past] if flow.past else None,
             backend="reference" if flow.dense else "chunked",
         )
-        return mixed.unflatten(-1, (self.heads, -1))
+        return mixed.view(*mixed.shape[:2], self.heads, -1)
 
     def densely(self, flow: Flow) -> Tensor:
         if self.plan.form is Form.TOEPLITZ:
@@ -172,7 +172,8 @@ class Pass(Operator):
             x = x - kernel[..., :past] @ flow.cache[self.values].transpose(1, 2)
         strict = kernel[..., past:].tril(-1)
         eye = torch.eye(strict.shape[-1], dtype=x.dtype, device=x.device)
-        z = torch.linalg.solve_triangular(eye + strict, x, upper=False, unitriangular=True).transpose(1, 2)
+        solved: Tensor = torch.linalg.solve_triangular(eye + strict, x, upper=False, unitriangular=True)
+        z = solved.transpose(1, 2)
         flow.history(self.values, z)
         return z
 

@@ -1,4 +1,4 @@
-"""Scores and kernels written out densely: the literal operator that serves what no pass can, and the oracle of the rest.
+"""Scores and kernels written out densely: the literal operator, for what no pass can serve and as oracle of the rest.
 
 Shapes: features [B, T, H, K]; scores and kernels [B, H, T, S] with S = past + T. Entries s > t are never read, so a
 score may hold anything there. A score that is the exponential of something also offers its logarithm (`log_scores`), in
@@ -35,14 +35,7 @@ def widen(score: Tensor, heads: int) -> Tensor:
     return score if score.shape[1] == heads else score.repeat_interleave(heads // score.shape[1], 1)
 
 
-class Score(Operator):
-    """A dense score; `log_scores` is its logarithm where that is exact."""
-
-    def log_scores(self, flow: Flow) -> Tensor | None:
-        return None
-
-
-class Dot(Score):
+class Dot(Operator):
     """K^-1/2 <q_t, k_s>."""
 
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
@@ -50,14 +43,21 @@ class Dot(Score):
         return torch.einsum("bthk,bshk->bhts", q, k) / math.sqrt(q.shape[-1])
 
 
-class DecayedDot(Score):
+class Decayed(Operator):
+    """A score that keeps its decays apart from its keys: a module owns only one entry of the cache."""
+
+    def prepare(self) -> None:
+        self.decays = nn.Identity()
+
+
+class DecayedDot(Decayed):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         q, k = spread(arguments[0], self.heads), spread(flow.history(self, arguments[1]), self.heads)
-        decay = log_lag(flow, self.inputs[2], arguments[2]).exp()  # [B, H, T, S, K]
+        decay = log_lag(flow, self.decays, arguments[2]).exp()  # [B, H, T, S, K]
         return torch.einsum("bthk,bshk,bhtsk->bhts", q, k, decay) / math.sqrt(q.shape[-1])
 
 
-class Gram(Score):
+class Gram(Operator):
     """beta_t <k_t, k_s>."""
 
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
@@ -66,15 +66,15 @@ class Gram(Score):
         return torch.einsum("bthk,bth,bshk->bhts", k, arguments[1], before)
 
 
-class DecayedGram(Score):
+class DecayedGram(Decayed):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         k = spread(arguments[0], self.heads)
         before = spread(flow.history(self, arguments[0]), self.heads)
-        decay = log_lag(flow, self.inputs[2], arguments[2]).exp()
+        decay = log_lag(flow, self.decays, arguments[2]).exp()
         return torch.einsum("bthk,bth,bshk,bhtsk->bhts", k, arguments[1], before, decay)
 
 
-class Decay(Score):
+class Decay(Operator):
     def forward(self, flow: Flow) -> Tensor:
         return widen(self.inputs[0](flow), self.heads) * log_lag(flow, self, self.inputs[1](flow)).exp()
 
@@ -83,7 +83,7 @@ class Decay(Score):
         return None if inside is None else widen(inside, self.heads) + log_lag(flow, self, self.inputs[1](flow))
 
 
-class Exp(Score):
+class Exp(Operator):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         return arguments[0].exp()
 
@@ -91,17 +91,17 @@ class Exp(Score):
         return self.inputs[0](flow)
 
 
-class Taylor2(Score):
+class Taylor2(Operator):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         return 1 + arguments[0] + arguments[0].square() / 2
 
 
-class Relu2(Score):
+class Relu2(Operator):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         return functional.relu(arguments[0]).square()
 
 
-class Times(Score):
+class Times(Operator):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         left, right = (widen(each, self.heads) for each in arguments)
         return left * right
@@ -142,6 +142,9 @@ class Damp(Operator):
 class DenseKernel(Operator):
     """A learned lower-triangular matrix per head, stored without its empty half; rows start as a noisy average."""
 
+    rows: Tensor
+    columns: Tensor
+
     def prepare(self) -> None:
         length = self.shape.length
         rows, columns = torch.tril_indices(length, length)
@@ -153,7 +156,7 @@ class DenseKernel(Operator):
     def forward(self, flow: Flow) -> Tensor:
         end = flow.past + flow.x.shape[1]
         if end > self.shape.length:
-            raise ValueError(f"a dense kernel of length {self.shape.length} was given {end} tokens: it cannot be extended")
+            raise ValueError(f"a dense kernel of length {self.shape.length} cannot be extended to {end} tokens")
         matrix = self.entries.new_zeros(self.shape.heads, self.shape.length, self.shape.length)
         matrix = matrix.index_put((torch.arange(len(matrix))[:, None], self.rows, self.columns), self.entries)
         return matrix[None, :, flow.past : end, :end].expand(len(flow.x), -1, -1, -1)
@@ -176,6 +179,8 @@ class ImplicitFilter(Filter):
     FREQUENCY = 10.0
     SHIFT = 0.01
 
+    rates: Tensor
+
     def prepare(self) -> None:
         channels = self.shape.heads * self.shape.value
         self.first, self.second = nn.Linear(5, self.WIDTH), nn.Linear(self.WIDTH, self.WIDTH)
@@ -189,7 +194,8 @@ class ImplicitFilter(Filter):
         features = torch.cat([time, angles.cos(), angles.sin()], -1)
         hidden = torch.sin(self.FREQUENCY * self.first(features))
         hidden = torch.sin(self.second(hidden))
-        return (self.last(hidden) * (torch.exp(-time * self.rates) + self.SHIFT)).T
+        taps: Tensor = self.last(hidden) * (torch.exp(-time * self.rates) + self.SHIFT)
+        return taps.T
 
 
 class ExponentialFilter(Filter):

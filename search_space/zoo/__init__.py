@@ -6,7 +6,7 @@ channel mixer, and stacks are set to the asked depth.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 from archloom.errors import NotFoundError
@@ -28,13 +28,13 @@ class Entry:
     text: str
 
 
-@lru_cache(maxsize=1)
+@cache
 def names() -> tuple[str, ...]:
     """Every entry's name, sorted."""
     return tuple(sorted(each.name[:-4] for each in files(__name__).iterdir() if each.name.endswith(".txt")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def entry(name: str) -> Entry:
     """One entry; NotFoundError lists what there is."""
     if name not in names():
@@ -44,7 +44,7 @@ def entry(name: str) -> Entry:
     return Entry(name=name, title=head["title"], source=head["source"], catalogue=head["catalogue"], text=text)
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str, *, depth: int = 2) -> Term:
     """The canonical architecture of an entry at `depth` blocks."""
     return canonical(as_architecture(parse(entry(name).text), depth=depth))
@@ -58,7 +58,9 @@ def as_architecture(part: Term, *, depth: int) -> Term:
         case Type.BLOCK:
             return term("repeat", part, times=depth)
         case Type.STACK if "times" in part.operation.position:
-            values = tuple(depth if p.name == "times" else v for p, v in zip(part.operation.parameters, part.values, strict=True))
+            values = tuple(
+                depth if p.name == "times" else v for p, v in zip(part.operation.parameters, part.values, strict=True)
+            )
             return build(part.operation, values, part.arguments)
         case _:
             return part

@@ -1,9 +1,13 @@
 """The user's story through real processes: run, ask, replay; and bad input that leaves nothing half-written."""
 
+import contextlib
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +99,35 @@ def test_an_ill_typed_term_shows_where(tmp_path: Path) -> None:
     assert shown.returncode == 2
     assert "^" in shown.stderr
     assert "argument 2 of `dot`" in shown.stderr
+
+
+def test_ctrl_c_drains_and_resume_completes(campaign_file: Callable[[Path], Path], tmp_path: Path) -> None:
+    more = ("--set", "budget.candidates=16")
+    command = [sys.executable, "-m", "archloom", "run", str(campaign_file(tmp_path)), "--executor", "process", *more]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not _begun(tmp_path / "small.db"):
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "archloom resume small" in said
+    assert "Traceback" not in said
+    assert "stopped" in archloom(tmp_path, "status").stdout
+    resumed = archloom(tmp_path, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "finished" in archloom(tmp_path, "status").stdout
+
+
+def _begun(location: Path) -> bool:
+    """Whether a few evaluations are finished."""
+    if not location.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(location)) as database:
+        try:
+            (count,) = database.execute("select count(*) from evaluations where state = 'done'").fetchone()
+        except sqlite3.OperationalError:  # being created
+            return False
+    return bool(count >= 3)
