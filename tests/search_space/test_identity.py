@@ -10,7 +10,7 @@ from archloom.search_space import zoo
 from archloom.search_space.identity import canonical, term_id
 from archloom.search_space.operations import OPERATIONS, share
 from archloom.search_space.stacks import layers, shortest
-from archloom.search_space.terms import Term, build, places, replace, size, substitute
+from archloom.search_space.terms import Term, build, places, replace, size
 from archloom.search_space.text import parse
 from archloom.search_space.types import SHAREABLE, Type
 
@@ -241,23 +241,21 @@ def test_any_bracketing_of_a_sequence_has_the_same_shortest_form(kinds: list[str
 
 
 def _swapped_operands(term: Term, rng: Random) -> Term:
-    """Every commutative operation with its arguments in random order."""
-    if not term.arguments:
-        return term
+    """Every commutative operation with its arguments in random order; shared nodes stay shared."""
+    shared: dict[int, Term] = {}
 
-    def swap(node: Term) -> Term | None:
-        if not node.operation.commutative or id(node) in done:
-            return None
-        left, right = (substitute(each, swap) for each in node.arguments)
-        pair = (left, right) if rng.random() < 0.5 else (right, left)
-        result = build(node.operation, (), pair)
-        done.add(id(result))
-        made.append(result)
+    def visit(node: Term) -> Term:
+        if id(node) in shared or not node.arguments:
+            return shared.get(id(node), node)
+        arguments = [visit(each) for each in node.arguments]
+        if node.operation.commutative and rng.random() < 0.5:
+            arguments.reverse()
+        result = build(node.operation, node.values, tuple(arguments))
+        if node.operation.shares:
+            shared[id(node)] = result
         return result
 
-    done: set[int] = set()
-    made: list[Term] = []  # keeps results alive, so that no identity is used twice
-    return substitute(term, swap)
+    return visit(term)
 
 
 def _single_use_let(mixer: Term, rng: Random) -> Term:
