@@ -94,7 +94,7 @@ def test_two_lines_make_a_campaign(tmp_path: Path) -> None:
 
 def test_the_quickstart_is_sound() -> None:
     config = Config.load(str(QUICKSTART)).config
-    assert (config.campaign.name, config.budget.candidates, config.budget.wall_seconds) == ("quickstart", 84, 480)
+    assert (config.campaign.name, config.budget.candidates, config.budget.wall_seconds) == ("quickstart", 80, 540)
     assert config.campaign.store == "quickstart.db"
 
 
@@ -238,7 +238,7 @@ def test_the_protocol_holds_canonical_text_and_a_digest() -> None:
     config = Config.load(str(QUICKSTART)).config
     protocol = to_protocol(config)
     assert protocol.reference == zoo.load("mha", depth=2).text
-    assert dict(protocol.task("mqar").options) == {"evaluation": 512, "pairs": 8, "ramp": 0.4}
+    assert dict(protocol.task("mqar").options) == {"evaluation": 512, "pairs": 6, "ramp": 0.4}
     assert re.fullmatch(r"[0-9a-f]{64}", str(protocol.task("text").option("digest")))
     assert [stage.seeds for stage in protocol.rungs[1].stages] == [(1, 2), (0,)]
     as_term = config.model_copy(
