@@ -373,6 +373,14 @@ def test_an_unknown_id_is_not_found(ledger: Path) -> None:
         assert "'zzzz'" in result.stderr
 
 
+def test_show_draws_the_graph_of_a_candidate_and_of_a_term(ledger: Path) -> None:
+    drawn = invoke("show", candidate(2).id[:6], "--dot")
+    assert drawn.exit_code == 0, drawn.output
+    assert drawn.stdout.startswith("digraph")
+    assert "resolve" in drawn.stdout
+    assert invoke("show", "--term", zoo.load("kda").text, "--dot").stdout == drawn.stdout
+
+
 def test_show_of_a_term_gives_the_id_of_its_canonical_form() -> None:
     assert answer("show", "--term", zoo.load("kda").text)["id"] == candidate(2).id
 

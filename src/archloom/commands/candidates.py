@@ -23,6 +23,7 @@ def show(
     term: Annotated[
         str | None, typer.Option("--term", metavar="TERM", help="Show this term instead of a candidate of a store.")
     ] = None,
+    dot: Annotated[bool, typer.Option("--dot", help="Print the term's graph in the DOT language instead.")] = False,
     store: StoreOption = None,
     campaign: CampaignOption = None,
     as_json: JsonOption = False,
@@ -31,7 +32,9 @@ def show(
     """Print a candidate: its term, results, costs and notes."""
     if (id_ is None) == (term is None):
         raise ConfigError("show takes an ID or --term, and one of them\n  → archloom top prints the ids")
-    if term is not None:
+    if dot:
+        _show_graph(term, id_=id_, store=store, campaign=campaign)
+    elif term is not None:
         _show_term(term, as_json=as_json)
     elif id_ is not None:
         _show_candidate(id_, store=store, campaign=campaign, as_json=as_json)
@@ -48,6 +51,18 @@ def _show_term(text: str, *, as_json: bool) -> None:
     else:
         display.out(display.pairs({"id": identity.term_id(canonical), "type": canonical.type.value}))
         display.line(f"\n{pretty(canonical)}")
+
+
+def _show_graph(text: str | None, *, id_: str | None, store: str | None, campaign: str | None) -> None:
+    from archloom import display
+    from archloom.search_space.graph import to_dot
+    from archloom.search_space.text import parse
+
+    if text is None:
+        assert id_ is not None
+        with opened(store) as ledger:
+            text = ledger.candidate(id_, campaign=ledger.campaign(campaign).name).term
+    display.line(to_dot(parse(text)).rstrip("\n"))
 
 
 def _show_candidate(prefix: str, *, store: str | None, campaign: str | None, as_json: bool) -> None:
