@@ -224,6 +224,17 @@ class Measurement:
         if (self.score is None) != (self.failure is not None) and self.key.task != GATES:
             raise ValueError(f"a measurement has a score or a failure, got score={self.score}, failure={self.failure}")
 
+    def result(self) -> "Result":
+        """What the history shows of it."""
+        return Result(
+            key=self.key,
+            score=self.score,
+            metrics=self.metrics,
+            failure=self.failure,
+            seconds=self.seconds,
+            fingerprint=self.fingerprint,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:

@@ -152,6 +152,14 @@ def _projection(width: Callable[[Shape], int]) -> _Linear:
     }
 
 
+def _output_weights(shape: Shape, term: Term, heads: int) -> int:
+    return heads * shape.value * shape.width
+
+
+def _output_flops(shape: Shape, term: Term, heads: int) -> int:
+    return 2 * _output_weights(shape, term, heads)
+
+
 def _per_head_gate() -> _Linear:
     return {
         "weights": lambda s, t, h: (s.width + 1) * s.heads,
@@ -331,7 +339,7 @@ VALUE_OPERATIONS = (
         rows=(((Type.CONTRACTION, VALUES), M),),
         summary="strictly causal resolvent of a contraction: the write of the delta rule",
         equation=r"\left[(I + \mathrm{strict}({0}))^{-1} {1}\right]_t",
-        weight=2.0,
+        weight=30.0,
     ),
 )
 
@@ -428,12 +436,14 @@ SCORE_OPERATIONS = (
         rows=tuple(((Type.UNIT_FEATURE, gate), result) for gate, result in _GRAMS),
         summary="how much a unit key overlaps earlier ones, times a gate: what a delta rule erases",
         equation=r"{1}_t \langle {0}_t, {0}_s \rangle",
+        weight=4.0,
     ),
     Operation(
         name="decayed_gram",
         rows=tuple(((Type.UNIT_FEATURE, gate, Type.CHANNEL_DECAY), result) for gate, result in _GRAMS),
         summary="gram score decayed channel by channel",
         equation=r"{1}_t \sum_i {0}_{ti} {0}_{si} e^{G_{ti} - G_{si}},\; G = \mathrm{cumsum}({2})",
+        weight=4.0,
     ),
     Operation(
         name="decay",
@@ -526,13 +536,14 @@ KERNEL_OPERATIONS = (
         rows=(((Type.FILTER,), Type.KERNEL),),
         summary="long convolution with a filter per channel",
         equation=r"{0}_{t-s}",
+        weight=0.15,
     ),
     Operation(
         name="dense",
         rows=(((), Type.KERNEL),),
         summary="one learned lower-triangular matrix per head, up to the protocol's length",
         equation=r"W_{ts}",
-        weight=0.2,
+        weight=0.05,
         parametric=True,
         weights=lambda s, t, h: s.heads * (s.length * (s.length + 1) // 2),
     ),
@@ -566,8 +577,8 @@ MIXERS = (
         equation=r"W_o {0}_t",
         scopes=True,
         parametric=True,
-        weights=lambda s, t, h: h * s.value * s.width,
-        flops=lambda s, t, h: 2 * h * s.value * s.width,
+        weights=_output_weights,
+        flops=_output_flops,
     ),
     Operation(
         name="pointwise",
@@ -578,8 +589,8 @@ MIXERS = (
         weight=0.0,
         scopes=True,
         parametric=True,
-        weights=lambda s, t, h: h * s.value * s.width,
-        flops=lambda s, t, h: 2 * h * s.value * s.width,
+        weights=_output_weights,
+        flops=_output_flops,
     ),
     Operation(
         name="together",
@@ -587,14 +598,14 @@ MIXERS = (
         summary="two mixers side by side, summed",
         equation=r"{0}(x) + {1}(x)",
         commutative=True,
-        weight=0.1,
+        weight=60.0,  # two mixers are few among the terms of a size
     ),
     Operation(
         name="chain",
         rows=(((Type.MIXER, Type.MIXER), Type.MIXER),),
         summary="the second mixer reads the first one's output",
         equation=r"{1}({0}(x))",
-        weight=0.05,
+        weight=20.0,
     ),
 )
 
@@ -670,6 +681,7 @@ STACKS = (
         parameters=(choice("period", *PERIODS), TIMES),
         summary="a hybrid: `times` blocks of the first kind, but every `period`-th is of the second",
         equation=r"({0}^{\times p-1}, {1})^{\times}",
+        weight=300.0,
         blocks=lambda t, inner: t.integer("times"),
     ),
     Operation(
@@ -677,7 +689,7 @@ STACKS = (
         rows=(((Type.STACK, Type.STACK), Type.STACK),),
         summary="one stack after another",
         equation=r"{0}; {1}",
-        weight=0.3,
+        weight=20.0,
         blocks=lambda t, inner: sum(inner),
     ),
 )

@@ -10,9 +10,8 @@ times as much to make, and three slots cache what identity needs. Nothing may as
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import is_
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from archloom.errors import ConfigError
 from archloom.search_space.types import Type
@@ -129,8 +128,7 @@ def walk(term: Term) -> list[Term]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A node of a term: where it stands, what it is, and the innermost mixer around it (None above mixers)."""
 
     path: Path

@@ -280,14 +280,7 @@ class _Session:
     def _store(self, attempt: Attempt, measurement: Measurement) -> None:
         if not self.store.finish(self.name, attempt, measurement):
             raise _taken_over(attempt.key)
-        self.known[measurement.key] = Result(
-            key=measurement.key,
-            score=measurement.score,
-            metrics=measurement.metrics,
-            failure=measurement.failure,
-            seconds=measurement.seconds,
-            fingerprint=measurement.fingerprint,
-        )
+        self.known[measurement.key] = measurement.result()
 
     def _give_back(self, reason: str) -> None:
         """Stops the workers and returns what they held to the store, unfinished."""
