@@ -58,6 +58,10 @@ class Subject:
         model = Model(self.architecture, widths=self.widths, vocabulary=self.task.vocabulary, length=self.task.length)
         return model.double()
 
+    @cached_property
+    def cost_exponent(self) -> float:
+        return cost_exponent(self.architecture)
+
     def tokens(self, length: int, *, batch: int = BATCH, salt: int = 0) -> Tensor:
         """Random tokens [batch, min(length, task length)]."""
         generator = torch.Generator().manual_seed(self.seed + 1000 * salt + length)
@@ -105,7 +109,7 @@ def _costs(subject: Subject) -> dict[str, float]:
         "parameters": float(found.parameters),
         "flops": float(found.flops),
         "state_bytes": float(found.state_bytes),
-        "cost_exponent": cost_exponent(subject),
+        "cost_exponent": subject.cost_exponent,
     }
 
 
@@ -174,10 +178,11 @@ def batch_independence(subject: Subject) -> str | None:
 
 
 def decode(subject: Subject) -> str | None:
-    """Token by token and in uneven segments gives what the whole sequence gives."""
+    """Twelve single tokens and then the rest, and uneven segments, give what the whole sequence gives."""
     tokens = subject.tokens(35)
     whole = subject.model(tokens)
-    for sizes in ([1] * tokens.shape[1], _uneven(tokens.shape[1])):
+    for wanted in ([1] * 12, [3, 1, 16, 5, 1]):
+        sizes = _segments(wanted, tokens.shape[1])
         cache: Cache = {}
         parts, past = [], 0
         for size in sizes:
@@ -219,7 +224,7 @@ def gradient(subject: Subject) -> str | None:
 def cost(subject: Subject) -> str | None:
     """Executed operations grow no faster with length than the lowering promises."""
     promised = LINEAR_EXPONENT if _linear(subject.model) else LARGEST_EXPONENT
-    found = cost_exponent(subject)
+    found = subject.cost_exponent
     return None if found <= promised else f"operations grow with length^{found:.2f}; at most {promised} was promised"
 
 
@@ -239,9 +244,9 @@ GATES: tuple[tuple[FailureKind, Callable[[Subject], str | None]], ...] = (
 # -- measures ----------------------------------------------------------------------------------------------------------
 
 
-def cost_exponent(subject: Subject) -> float:
+def cost_exponent(architecture: Term) -> float:
     """Slope of log(executed matrix FLOPs) over log(length), counted while a narrow stack runs on one sequence."""
-    stack = Stack(subject.architecture, widths=FINGERPRINT_WIDTHS, length=COST_LENGTHS[-1])
+    stack = Stack(architecture, widths=FINGERPRINT_WIDTHS, length=COST_LENGTHS[-1])
     points = []
     for length in COST_LENGTHS:
         # The counter does not see inside fused attention; FFTs it does not count at all.
@@ -294,8 +299,9 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).detach().abs().max() / expected.detach().abs().max().clamp(min=1e-30))
 
 
-def _uneven(total: int) -> list[int]:
+def _segments(wanted: list[int], total: int) -> list[int]:
+    """The wanted sizes as far as the total allows, and what is left as one more."""
     sizes: list[int] = []
-    for size in (3, 1, 16, 5, total):
+    for size in (*wanted, total):
         sizes.append(min(size, total - sum(sizes)))
     return [size for size in sizes if size > 0]

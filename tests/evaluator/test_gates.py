@@ -150,8 +150,8 @@ def test_a_linear_pass_that_runs_quadratically_is_stopped(monkeypatch: pytest.Mo
 
 
 def test_exponents_tell_linear_from_quadratic() -> None:
-    assert gates.cost_exponent(subject("gla")) < 1.1
-    assert gates.cost_exponent(subject("mha")) > 1.5
+    assert gates.cost_exponent(zoo.load("gla")) < 1.1
+    assert gates.cost_exponent(zoo.load("mha")) > 1.5
 
 
 def test_fingerprints_agree_on_functions_and_differ_on_others() -> None:
