@@ -140,7 +140,9 @@ def _next(name: str, *, store: "Store", finished: bool, store_hint: str) -> str:
     from archloom.db.queries import leaderboard
 
     best = next((row.candidate.short for row in leaderboard(store.history(name), limit=1)), None)
-    commands = [f"archloom show {best}", f"archloom replay {best}"] if best else ["archloom failures", "archloom logs"]
+    commands = (
+        [f"archloom show {best}", f"archloom replay {best} --exact"] if best else ["archloom failures", "archloom logs"]
+    )
     chosen = ["archloom top --pareto loss,state_bytes", *commands]
     if not finished:
         chosen = [f"archloom resume {name}", "archloom status", commands[0]]
