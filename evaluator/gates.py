@@ -24,8 +24,8 @@ from archloom.evaluator.modules import Cache, Operator, Stack
 from archloom.evaluator.modules.passes import Pass
 from archloom.evaluator.training import deterministic, environment
 from archloom.search_space.costs import Widths, costs
-from archloom.search_space.plans import plan
-from archloom.search_space.terms import Term, depth, walk
+from archloom.search_space.plans import Form
+from archloom.search_space.terms import Term, depth
 from archloom.search_space.text import parse
 
 TOLERANCE = 1e-8
@@ -290,9 +290,7 @@ def _fill(parameter: nn.Parameter, role: str) -> None:
 
 def _linear(model: Model) -> bool:
     """Whether every pass of the model costs time linear in length."""
-    kernels = [each.term.arguments[0] for each in model.modules() if isinstance(each, Pass)]
-    dense = any(node.operation.name == "dense" for kernel in kernels for node in walk(kernel))
-    return not dense and all(plan(kernel).form.value == "linear" for kernel in kernels)
+    return all(each.plan.form is Form.LINEAR for each in model.modules() if isinstance(each, Pass))
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

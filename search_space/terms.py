@@ -104,11 +104,6 @@ def build(operation: Operation, values: tuple[Value, ...], arguments: tuple[Term
     return Term(operation, values, arguments, type_)
 
 
-def replaced(term: Term, arguments: tuple[Term, ...]) -> Term:
-    """The same operation over other arguments; shared nodes stay shared only through `substitute`."""
-    return build(term.operation, term.values, arguments)
-
-
 def walk(term: Term) -> list[Term]:
     """Every node once, parents first; the inside of a shared node belongs to its first occurrence in its mixer."""
     found: list[Term] = []

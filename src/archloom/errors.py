@@ -2,12 +2,11 @@
 
     ArchloomError            1  something failed
     ├── ConfigError          2  a configuration, option or term is wrong
-    │   └── TermError        2  a term does not parse or is ill-typed (`archloom.search_space.text`)
+    │   └── TermError        2  a term does not parse or is ill-typed (`archloom.search_space.terms`)
     ├── NotFoundError        3  no such thing, or more than one
-    ├── BudgetExhausted      5  the budget is spent; the campaign can be resumed with a larger one
-    ├── VerificationError    6  a replay does not match its record
     └── EnvironmentProblem   7  a store, folder, device or service cannot be used
 
+Two codes are answers and no errors: 5, a budget is spent (the campaign can be resumed), and 6, a replay differs.
 Every message says what was given, which rule it broke, and what to do next.
 """
 
@@ -24,14 +23,6 @@ class ConfigError(ArchloomError):
 
 class NotFoundError(ArchloomError):
     exit_code = 3
-
-
-class BudgetExhausted(ArchloomError):
-    exit_code = 5
-
-
-class VerificationError(ArchloomError):
-    exit_code = 6
 
 
 class EnvironmentProblem(ArchloomError):
