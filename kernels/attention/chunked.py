@@ -39,7 +39,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, window:
             return _banded(q, k, v, total, window, scale).to(dtype)
         kept = min(sources, steps + window - 1)
         k, v, total = k[:, -kept:], v[:, -kept:], None if total is None else total[:, -kept:]
-        return _with_decay(q, k, v, total, _band(steps, kept, window, q.device), scale).to(dtype)
+        return fused(q, k, v, total, _band(steps, kept, window, q.device), scale).to(dtype)
     if total is None:
         return _causal(q, k, v, None, scale)
     blocks, end = [], sources - steps
@@ -52,9 +52,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, window:
 def _causal(q: Tensor, k: Tensor, v: Tensor, total: Tensor | None, scale: float) -> Tensor:
     steps, sources = q.shape[1], k.shape[1]
     if steps == sources:
-        return _with_decay(q, k, v, total, None, scale, is_causal=True)
+        return fused(q, k, v, total, None, scale, is_causal=True)
     mask = None if steps == 1 else _band(steps, sources, sources, q.device)
-    return _with_decay(q, k, v, total, mask, scale)
+    return fused(q, k, v, total, mask, scale)
 
 
 def _band(steps: int, sources: int, window: int, device: torch.device) -> Tensor:
@@ -80,11 +80,11 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, total: Tensor | None, window: int, 
     position = torch.arange(count, device=q.device)[:, None] * length + torch.arange(span, device=q.device)
     mask = mask & (position >= window - 1 - history)[:, None]  # [N, C, C + window - 1]
     decays = None if total is None else sources(total)
-    out = _with_decay(queries, sources(k), sources(v), decays, mask.unsqueeze(1), scale)
+    out = fused(queries, sources(k), sources(v), decays, mask.unsqueeze(1), scale)
     return torch.unflatten(out, 2, (batch, heads)).permute(2, 0, 1, 3, 4).flatten(1, 2)[:, :steps]
 
 
-def _with_decay(
+def fused(
     q: Tensor, k: Tensor, v: Tensor, total: Tensor | None, mask: Tensor | None, scale: float, is_causal: bool = False
 ) -> Tensor:
     """Fused attention of [B, T, H, K]; `total` is G [B, S, H, 1] in float64, the queries being the last positions."""

@@ -1,8 +1,8 @@
 """Linear attention with decay by head or by channel; see README.md for the equations."""
 
+from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -16,10 +16,9 @@ from archloom.kernels.arguments import (
     unknown_backend,
 )
 from archloom.kernels.linear_attention import chunked, reference
+from archloom.kernels.normaliser import normalised
 
 __all__ = ["linear_attention"]
-
-SMALLEST_DENOMINATOR = 1e-6
 
 
 def linear_attention(
@@ -30,6 +29,8 @@ def linear_attention(
     log_decay: Tensor | None = None,
     normalise: bool = False,
     scale: float = 1.0,
+    exclusive: bool = False,
+    bonus: Tensor | None = None,
     initial_state: Tensor | None = None,
     return_state: bool = False,
     chunk: int | None = None,
@@ -47,6 +48,9 @@ def linear_attention(
             reading it would make a GPU wait). May be float32 beside bfloat16 inputs.
         normalise: divide by the same sum with 1 for v, whose magnitude is kept at or above 1e-6; `scale` cancels.
         scale: factor of the output.
+        exclusive: read the state before the step, o_t = scale * S_{t-1}^T q_t: the sum over s < t, without t's decay.
+        bonus: [H, K], only if exclusive: adds scale <q_t, bonus k_t> v_t, the weight of the step itself in RWKV-6
+            (Peng et al. 2024, arXiv:2404.05892). May be float32 beside bfloat16 inputs.
         initial_state: [B, H, K, V], or [B, H, K, V+1] when normalising; the last column is that of the denominator.
         return_state: also return the state after the last step, float32 (float64 for float64 inputs).
         chunk: steps per chunk; None for the measured default. With channel decay it is rounded up to 4 * 2^n.
@@ -56,15 +60,20 @@ def linear_attention(
         o [B, T, H, V] in the dtype of q; with `return_state` the pair (o, state).
 
     Raises:
-        ValueError: for shapes, dtypes or devices that do not fit, a chunk below 1, or an unknown backend.
+        ValueError: for shapes, dtypes or devices that do not fit, a chunk below 1, a bonus that is not exclusive, or an
+            unknown backend.
     """
-    check_alike({"q": q, "k": k, "v": v}, wide={"log_decay": log_decay, "initial_state": initial_state})
+    check_alike({"q": q, "k": k, "v": v}, wide={"log_decay": log_decay, "bonus": bonus, "initial_state": initial_state})
     check_shape("q", q, "BTHK", (None, None, None, None))
     batch, steps, heads, width = q.shape
     check_shape("k", k, "BTHK", (batch, steps, heads, width))
     check_shape("v", v, "BTHV", (batch, steps, heads, None))
     check_decay(log_decay, (batch, steps, heads), width)
     check_chunk(chunk)
+    if bonus is not None:
+        check_shape("bonus", bonus, "HK", (heads, width))
+        if not exclusive:
+            raise ValueError("bonus is given without exclusive=True; it is the weight of the step left out by that")
     if initial_state is not None:
         check_shape("initial_state", initial_state, "BHKV", (batch, heads, width, v.shape[-1] + normalise))
         initial_state = initial_state.to(accumulator(q.dtype))
@@ -73,19 +82,16 @@ def linear_attention(
     state: Tensor | None
     match backend:
         case "chunked":
-            out, state = chunked.linear_attention(q, k, value, log_decay, initial_state, return_state, chunk)
+            form = partial(chunked.exclusive_linear_attention, bonus=bonus) if exclusive else chunked.linear_attention
+            out, state = form(q, k, value, log_decay, initial_state, return_state, chunk)
         case "reference":
             check_decay_sign(log_decay)
-            out, state = reference.linear_attention(q, k, value, log_decay, initial_state)
+            out, state = reference.linear_attention(q, k, value, log_decay, initial_state, exclusive, bonus)
         case _:
             raise unknown_backend(backend)
     if normalise:
-        out = out[..., :-1] / _away_from_zero(out[..., -1:])
+        out = normalised(out)
     elif scale != 1.0:
         out = out * scale
     out = out.to(q.dtype)
     return (out, state) if return_state and state is not None else out
-
-
-def _away_from_zero(x: Tensor) -> Tensor:
-    return torch.where(x < 0, x.clamp(max=-SMALLEST_DENOMINATOR), x.clamp(min=SMALLEST_DENOMINATOR))

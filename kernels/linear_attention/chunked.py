@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from archloom.kernels.arguments import accumulator
 from archloom.kernels.decay import (
@@ -46,6 +47,33 @@ def linear_attention(
     return from_chunks(out, steps), states[:, :, -1] if return_state else None
 
 
+def exclusive_linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    initial_state: Tensor | None,
+    return_state: bool,
+    chunk: int | None,
+    *,
+    bonus: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """As `linear_attention`, with o_t = (S_{t-1} + Diag(bonus) k_t v_t^T)^T q_t.
+
+    The state before a step is what the query of the step reads one step earlier.
+    """
+    early = pad(q[:, 1:], (0, 0, 0, 0, 0, 1))
+    read, state = linear_attention(early, k, v, log_decay, initial_state, return_state, chunk)
+    query, key, value = (x.to(read.dtype) for x in (q, k, v))
+    first = torch.zeros_like(read[:, :1])
+    if initial_state is not None:
+        first = torch.einsum("bthk,bhkv->bthv", query[:, :1], initial_state)
+    out = torch.cat([first, read[:, :-1]], 1)
+    if bonus is not None:
+        out = out + (query * bonus.to(read.dtype) * key).sum(-1, keepdim=True) * value
+    return out, state
+
+
 def chunk_states(written: Tensor, decay: Tensor | None, initial_state: Tensor | None) -> Tensor:
     """States before each chunk and after the last, [B, H, N+1, K, V].
 
@@ -65,7 +93,7 @@ def chunk_states(written: Tensor, decay: Tensor | None, initial_state: Tensor | 
 
 def _segment_states(start: Tensor, written: Tensor, decay: Tensor) -> Tensor:
     """S_n = sum over m <= n of exp(P_n - P_m) W_m with W_0 the state at the start; P is summed in float64."""
-    since = torch.nn.functional.pad(decay.transpose(-1, -2).double().cumsum(-1), (1, 0))  # [B, H, 1 or K, n+1]
+    since = pad(decay.transpose(-1, -2).double().cumsum(-1), (1, 0))  # [B, H, 1 or K, n+1]
     count = since.shape[-1]
     later = torch.ones(count - 1, count, dtype=torch.bool, device=decay.device).tril(1)
     lag = (since[..., 1:, None] - since[..., None, :]).masked_fill(~later, -torch.inf)

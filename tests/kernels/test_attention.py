@@ -126,6 +126,103 @@ def test_bfloat16(window, with_decay):
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=2e-2)  # the fused kernel rounds weights to bfloat16
 
 
+FORMS = {
+    "mask": {"mask": True},
+    "all keys": {"causal": False},
+    "causal plus one": {"normaliser": "softmax_plus_one"},
+    "window plus one": {"window": 7, "normaliser": "softmax_plus_one"},
+    "mask plus one": {"mask": True, "normaliser": "softmax_plus_one"},
+    "all keys plus one": {"causal": False, "normaliser": "softmax_plus_one"},
+    "causal bias": {"bias": True},
+    "window bias": {"window": 7, "bias": True},
+    "all keys bias": {"causal": False, "bias": True},
+    "everything": {"mask": True, "bias": True, "normaliser": "softmax_plus_one"},
+}
+
+
+def make_form(name: str, steps: int, sources: int, dtype=torch.float64) -> tuple[dict, list[Tensor]]:
+    """Arguments of attention, and those of them to differentiate by. One query of a mask sees nothing."""
+    arguments = dict(FORMS[name])
+    if "mask" in arguments:
+        arguments["mask"] = torch.rand(steps, sources) < 0.4
+        arguments["mask"][steps // 2] = False
+    if "bias" in arguments:
+        arguments["bias"] = torch.randn(4, steps, sources, dtype=dtype, requires_grad=True)
+    return arguments, [arguments["bias"]] if "bias" in arguments else []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("steps", "cached"), [(1, 0), (33, 0), (33, 20)])
+@pytest.mark.parametrize("with_decay", [False, True])
+@pytest.mark.parametrize("groups", [4, 2])
+def test_masks_bias_and_normaliser(assert_equal_backends, form, steps, cached, with_decay, groups):
+    inputs, g = make_inputs(steps, cached, with_decay=with_decay, groups=groups, value=3)
+    arguments, extra = make_form(form, steps, steps + cached)
+    assert_equal_backends(
+        lambda backend: attention(*inputs, log_decay=g, **arguments, backend=backend),
+        [*inputs, *extra, *([] if g is None else [g])],
+        DOUBLE,
+    )
+
+
+@pytest.mark.parametrize("form", ["mask", "mask plus one", "all keys", "all keys bias"])
+def test_more_queries_than_keys_without_the_causal_rule(assert_equal_backends, form):
+    (q, _, _), _ = make_inputs(40, 0)
+    (_, k, v), _ = make_inputs(9, 0)
+    arguments, extra = make_form(form, 40, 9)
+    assert_equal_backends(lambda backend: attention(q, k, v, **arguments, backend=backend), [q, k, v, *extra], DOUBLE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_in_single_precision(assert_equal_backends, form):
+    inputs, g = make_inputs(40, 5, with_decay=True, dtype=torch.float32)
+    arguments, extra = make_form(form, 40, 45, dtype=torch.float32)
+    assert_equal_backends(
+        lambda backend: attention(*inputs, log_decay=g, **arguments, backend=backend), [*inputs, *extra, g], SINGLE
+    )
+
+
+@pytest.mark.parametrize("with_decay", [False, True])
+@pytest.mark.parametrize("window", [None, 7])
+def test_the_causal_mask_is_the_default(with_decay, window):
+    inputs, g = make_inputs(40, 5, with_decay=with_decay)
+    lag = torch.arange(5, 45)[:, None] - torch.arange(45)
+    mask = (lag >= 0) & (lag < (window or 45))
+    out = attention(*inputs, log_decay=g, mask=mask)
+    torch.testing.assert_close(out, attention(*inputs, log_decay=g, window=window), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("normaliser", ["softmax", "softmax_plus_one"])
+def test_a_query_that_sees_nothing_gives_zeros(normaliser):
+    inputs, _ = make_inputs(6, 0)
+    mask = torch.ones(6, 6, dtype=torch.bool).tril(-1)
+    out = attention(*inputs, mask=mask, normaliser=normaliser)
+    assert torch.equal(out[:, 0], torch.zeros_like(out[:, 0]))
+    slopes = torch.autograd.grad(out.sum(), inputs)
+    assert all(x.isfinite().all() for x in slopes)
+    assert torch.equal(slopes[0][:, 0], torch.zeros_like(out[:, 0]))
+
+
+def test_plus_one_is_one_more_in_the_denominator():
+    q, k = torch.zeros(1, 3, 1, 2), torch.zeros(1, 3, 1, 2)
+    out = attention(q, k, torch.ones(1, 3, 1, 1), normaliser="softmax_plus_one")
+    torch.testing.assert_close(out.flatten(), torch.tensor([1 / 2, 2 / 3, 3 / 4]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_in_bfloat16(form):
+    inputs, g = make_inputs(40, 5, with_decay=True, dtype=torch.float32)
+    arguments, _ = make_form(form, 40, 45, dtype=torch.float32)
+    low = [x.detach().bfloat16() for x in inputs]
+    double = {name: x.double() if name == "bias" else x for name, x in arguments.items()}
+    for decay in (None, g):
+        out = attention(*low, log_decay=decay, **arguments)
+        exact = attention(*(x.double() for x in low), log_decay=None if decay is None else g.double(), **double,
+                          backend="reference")  # fmt: skip
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.double(), exact, rtol=0, atol=2e-2)
+
+
 def test_a_window_costs_linear_time():
     """Counted, not timed: twice the steps are twice the floating-point operations, where the dense form has four times.
 
@@ -151,6 +248,16 @@ def test_a_window_costs_linear_time():
         ({"q": torch.zeros(2, 5, 4, 3, dtype=torch.int64)}, "q has dtype torch.int64"),
         ({"log_decay": torch.zeros(2, 5, 2)}, r"expected \[B, S, H\] = \(2, 5, 4\)"),
         ({"window": 0}, "window is 0"),
+        ({"mask": torch.zeros(4, 5, dtype=torch.bool)}, r"mask has shape \(4, 5\); expected \[T, S\] = \(5, 5\)"),
+        ({"mask": torch.zeros(5, 5)}, "mask has dtype torch.float32"),
+        ({"mask": torch.ones(5, 5, dtype=torch.bool), "window": 2}, "window is 2 without the causal rule"),
+        ({"causal": False, "window": 2}, "window is 2 without the causal rule"),
+        ({"bias": torch.zeros(2, 5, 5)}, r"bias has shape \(2, 5, 5\); expected \[H, T, S\] = \(4, 5, 5\)"),
+        ({"normaliser": "sigmoid"}, "normaliser is 'sigmoid'"),
+        (
+            {"q": torch.zeros(2, 6, 4, 3), "causal": False, "log_decay": torch.zeros(2, 5, 4)},
+            "log_decay is given for S",
+        ),
         ({"backend": "flash"}, "backend is 'flash'"),
         ({"log_decay": torch.ones(2, 5, 4), "backend": "reference"}, "largest value is 1.0"),
     ],

@@ -73,6 +73,82 @@ def test_denominator_stays_away_from_zero():
     assert torch.equal(linear_attention(zeros, zeros, zeros + 1, normalise=True), zeros)
 
 
+@pytest.mark.parametrize("steps", LENGTHS)
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("with_bonus", [False, True])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_exclusive_equals_the_recurrence(assert_equal_backends, steps, decay, with_bonus, with_state):
+    (q, k, v), g = make_inputs(steps, decay)
+    bonus = torch.randn(2, 5, dtype=torch.float64, requires_grad=True) if with_bonus else None
+    s = torch.randn(2, 2, 5, 3, dtype=torch.float64, requires_grad=True) if with_state else None
+    assert_equal_backends(
+        lambda backend: linear_attention(
+            q, k, v, log_decay=g, exclusive=True, bonus=bonus, scale=0.3, initial_state=s, return_state=True,
+            backend=backend,
+        ),
+        [x for x in (q, k, v, g, bonus, s) if x is not None],
+        DOUBLE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_exclusive_normalised_equals_the_recurrence(assert_equal_backends, decay):
+    (q, k, v), g = make_inputs(33, decay)
+    positive = [q.detach().exp().requires_grad_(), k.detach().exp().requires_grad_(), v]
+    bonus = torch.rand(2, 5, dtype=torch.float64, requires_grad=True)
+    assert_equal_backends(
+        lambda backend: linear_attention(
+            *positive, log_decay=g, normalise=True, exclusive=True, bonus=bonus, backend=backend
+        ),
+        [*positive, bonus] if g is None else [*positive, bonus, g],
+        DOUBLE,
+    )
+
+
+def test_a_bonus_of_one_without_decay_is_inclusive():
+    (q, k, v), _ = make_inputs(77, "none")
+    bonus = torch.ones(2, 5, dtype=torch.float64)
+    out = linear_attention(q, k, v, exclusive=True, bonus=bonus)
+    torch.testing.assert_close(out, linear_attention(q, k, v), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("cut", [1, 32, 76])
+def test_exclusive_state_hands_over(decay, cut):
+    (q, k, v), g = make_inputs(77, decay)
+    bonus = torch.randn(2, 5, dtype=torch.float64)
+    whole, last = linear_attention(q, k, v, log_decay=g, exclusive=True, bonus=bonus, return_state=True)
+    parts, state = [], None
+    for part in (slice(None, cut), slice(cut, None)):
+        decays = None if g is None else g[:, part]
+        out, state = linear_attention(
+            q[:, part], k[:, part], v[:, part], log_decay=decays, exclusive=True, bonus=bonus, initial_state=state,
+            return_state=True,
+        )  # fmt: skip
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
+
+
+def test_exclusive_gradients_by_finite_differences():
+    inputs, g = make_inputs(4, "channel", batch=1, width=2, value=2)
+    bonus = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda q, k, v, g, bonus: linear_attention(q, k, v, log_decay=g, exclusive=True, bonus=bonus),
+        (*inputs, g, bonus),
+    )
+
+
+def test_exclusive_in_bfloat16():
+    (q, k, v), g = make_inputs(40, "channel", dtype=torch.float32)
+    low, bonus = [x.detach().bfloat16() for x in (q, k, v)], torch.randn(2, 5)
+    out = linear_attention(*low, log_decay=g, exclusive=True, bonus=bonus)
+    exact = linear_attention(*(x.double() for x in low), log_decay=g.double(), exclusive=True, bonus=bonus.double(),
+                             backend="reference")  # fmt: skip
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), exact, rtol=2**-7, atol=1e-3)  # one rounding of the output
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     steps=st.integers(1, 70),
@@ -173,6 +249,8 @@ def test_chunks_are_short_for_short_sequences():
         ({"log_decay": torch.zeros(2, 5)}, r"log_decay has shape \(2, 5\)"),
         ({"initial_state": torch.zeros(2, 2, 3, 5)}, r"expected \[B, H, K, V\] = \(2, 2, 3, 4\)"),
         ({"chunk": 0}, "chunk is 0"),
+        ({"bonus": torch.zeros(2, 4), "exclusive": True}, r"bonus has shape \(2, 4\); expected \[H, K\] = \(2, 3\)"),
+        ({"bonus": torch.zeros(2, 3)}, "bonus is given without exclusive=True"),
         ({"backend": "fast"}, "backend is 'fast'"),
         ({"log_decay": torch.ones(2, 5, 2), "backend": "reference"}, "largest value is 1.0"),
     ],

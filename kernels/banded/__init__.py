@@ -1,0 +1,57 @@
+"""Convolution with taps of its own for every step, over a short band; see README.md."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from archloom.kernels.arguments import accumulator, check_alike, check_shape, unknown_backend
+from archloom.kernels.banded import chunked, reference
+
+__all__ = ["banded"]
+
+
+def banded(
+    taps: Tensor,
+    v: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+    backend: Literal["chunked", "reference"] = "chunked",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """o_t = sum over 0 <= j < W of taps_t[j] v_{t-j}, one set of taps a head: dynamic convolution.
+
+    Wu et al. 2019 (arXiv:1901.10430, equation 4), where the taps are a softmax over j of a projection of the step.
+
+    Args:
+        taps: [B, T, H, W]; taps[..., 0] multiplies the current step.
+        v: [B, T, H, V].
+        initial_state: [B, W-1, H, V], the values before v, oldest first; None for zeros.
+        return_state: also return the last W-1 values. They are inputs, not sums, so they keep the dtype of v.
+        backend: "chunked", or "reference" for one step at a time.
+
+    Returns:
+        o [B, T, H, V] in the dtype of v; with `return_state` the pair (o, state).
+
+    Raises:
+        ValueError: for shapes, dtypes or devices that do not fit, or an unknown backend.
+    """
+    check_alike({"v": v, "taps": taps, "initial_state": initial_state})
+    check_shape("v", v, "BTHV", (None, None, None, None))
+    batch, steps, heads, value = v.shape
+    check_shape("taps", taps, "BTHW", (batch, steps, heads, None))
+    earlier = taps.shape[-1] - 1
+    if initial_state is None:
+        initial_state = v.new_zeros(batch, earlier, heads, value)
+    check_shape("initial_state", initial_state, "BWHV", (batch, earlier, heads, value))
+    values = torch.cat([initial_state, v], 1) if earlier else v
+    weights, inputs = (x.to(accumulator(v.dtype)) for x in (taps, values))
+    match backend:
+        case "chunked":
+            out = chunked.banded(weights, inputs)
+        case "reference":
+            out = reference.banded(weights, inputs)
+        case _:
+            raise unknown_backend(backend)
+    out = out.to(v.dtype)
+    return (out, values[:, steps:]) if return_state else out
