@@ -7,6 +7,7 @@ from archloom.agents.evolution import standing
 from archloom.db.records import Origin, Trial
 from archloom.search_space import GRAMMAR_VERSION, zoo
 from archloom.search_space.operations import FAMILIES, Operation, Parameter
+from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.sampling import Sampler
 from archloom.search_space.types import Type
 
@@ -51,10 +52,11 @@ def instructions(sampler: Sampler, *, lets: int) -> str:
         size=sampler.grammar.max_size,
         lets=lets,
         operations="\n".join(
-            f"{family}:\n" + "\n".join(f"  {signature(each)}: {each.summary}" for each in members)
+            f"{family}:\n"
+            + "\n".join(f"  {signature(each)}: {each.summary}" for each in members if CAUSAL in each.patterns)
             for family, members in FAMILIES.items()
         ),
-        systems="\n\n".join(zoo.entry(name).text.strip() for name in zoo.names()),
+        systems="\n\n".join(zoo.entry(name).text.strip() for name in zoo.STANDARD),
     )
 
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from archloom.db.records import Failure, FailureKind, Measurement, Protocol, Task, TrialSpec
 from archloom.errors import ConfigError
 from archloom.evaluator.model import Model, protocol_widths
-from archloom.evaluator.modules import Cache, Operator, Stack
+from archloom.evaluator.modules import Cache, Context, Operator, Stack
 from archloom.evaluator.modules.passes import Pass
 from archloom.evaluator.training import deterministic, environment
 from archloom.search_space.costs import Widths, costs
@@ -183,10 +183,10 @@ def decode(subject: Subject) -> str | None:
     whole = subject.model(tokens)
     for wanted in ([1] * 12, [3, 1, 16, 5, 1]):
         sizes = _segments(wanted, tokens.shape[1])
-        cache: Cache = {}
+        cache = Cache()
         parts, past = [], 0
         for size in sizes:
-            parts.append(subject.model(tokens[:, past : past + size], past, cache))
+            parts.append(subject.model(tokens[:, past : past + size], Context(past=past, cache=cache)))
             past += size
         error = _relative(torch.cat(parts, 1), whole)
         if error > TOLERANCE:
@@ -197,7 +197,7 @@ def decode(subject: Subject) -> str | None:
 def lowering(subject: Subject) -> str | None:
     """The lowered passes give what the literal L x L operators give."""
     tokens = subject.tokens(35)
-    error = _relative(subject.model(tokens), subject.model(tokens, dense=True))
+    error = _relative(subject.model(tokens), subject.model(tokens, Context(dense=True)))
     return None if error <= TOLERANCE else f"lowered and dense forms differ by {error:.1e}"
 
 
@@ -290,7 +290,8 @@ def _fill(parameter: nn.Parameter, role: str) -> None:
 
 def _linear(model: Model) -> bool:
     """Whether every pass of the model costs time linear in length."""
-    return all(each.plan.form is Form.LINEAR for each in model.modules() if isinstance(each, Pass))
+    operators = [each for each in model.modules() if isinstance(each, Operator)]
+    return all(each.plan.form is Form.LINEAR if isinstance(each, Pass) else each.linear_in_length for each in operators)
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

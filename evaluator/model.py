@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from archloom.db.records import Protocol, Task
-from archloom.evaluator.modules import Cache, Stack
+from archloom.evaluator.modules import WHOLE, Context, Stack
 from archloom.search_space.costs import Widths, solve_widths, target_parameters
 from archloom.search_space.terms import Term
 from archloom.search_space.text import parse
@@ -24,13 +24,13 @@ class Model(nn.Module):
         self.stack = Stack(architecture, widths=widths, length=length)
         self.head = nn.Linear(widths.model, vocabulary, bias=False)
 
-    def features(self, tokens: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        """Final-norm outputs [B, T, D]. With a `cache`, `past` tokens came before and the cache is carried on."""
-        outputs: Tensor = self.stack(self.embedding(tokens), past, cache, dense=dense)
+    def features(self, tokens: Tensor, context: Context = WHOLE) -> Tensor:
+        """Final-norm outputs [B, T, D]. With a cache in the context it is carried on to the next segment."""
+        outputs: Tensor = self.stack(self.embedding(tokens), context)
         return outputs
 
-    def forward(self, tokens: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        logits: Tensor = self.head(self.features(tokens, past, cache, dense=dense))
+    def forward(self, tokens: Tensor, context: Context = WHOLE) -> Tensor:
+        logits: Tensor = self.head(self.features(tokens, context))
         return logits
 
     @property

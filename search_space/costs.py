@@ -5,17 +5,20 @@ Parameters are exact: they equal the built module's. FLOPs are forward multiply-
 of 64 for linear passes. Decode state counts 4 bytes a number at the given context length.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from archloom.errors import ConfigError
 from archloom.search_space.operations import Shape
-from archloom.search_space.plans import Form, Plan, feature_width, fuses, heads_of, plan
-from archloom.search_space.stacks import layers
+from archloom.search_space.patterns import CAUSAL, Pattern
+from archloom.search_space.plans import Form, Plan, feature_width, fuses, heads_of, numbers, plan, remembered, slots
+from archloom.search_space.stacks import coarse_length, inside, layers
 from archloom.search_space.terms import Term, walk
 from archloom.search_space.types import SCORES, Type
 
 CHUNK = 64
+INNER_STEPS = range(-8, 9, 2)
 BYTES = 4
 
 
@@ -23,7 +26,8 @@ BYTES = 4
 class Widths:
     """The sizes that a term leaves open: model width D, inner widths summed over heads, hidden width of channel mixers.
 
-    A mixer of H heads has K = max(1, round(key / H)) and V = max(1, round(value / H)).
+    A mixer of H heads has K = max(1, round(key / H)) and V = max(1, round(value / H)), or the percentage of them that
+    its `inner` says.
     """
 
     model: int
@@ -31,14 +35,16 @@ class Widths:
     value: int
     hidden: int
 
-    def shape(self, heads: int, length: int) -> Shape:
+    def shape(self, heads: int, length: int, *, inner: int = 100, pattern: Pattern = CAUSAL) -> Shape:
+        """The shape of a mixer of `heads` heads that takes `inner` percent of the inner widths."""
         return Shape(
             width=self.model,
             heads=heads,
-            key=max(1, round(self.key / heads)),
-            value=max(1, round(self.value / heads)),
+            key=max(1, round(self.key * inner / (100 * heads))),
+            value=max(1, round(self.value * inner / (100 * heads))),
             hidden=self.hidden,
             length=length,
+            pattern=pattern,
         )
 
 
@@ -65,9 +71,9 @@ class _Tally:
         )
 
 
-def costs(architecture: Term, widths: Widths, length: int) -> Costs:
-    """Parameters, FLOPs and decode-state bytes of a stack at `widths` and `length` tokens."""
-    tally = _outer(architecture, widths, length)
+def costs(architecture: Term, widths: Widths, length: int, *, pattern: Pattern = CAUSAL) -> Costs:
+    """Parameters, FLOPs and decode-state bytes of a stack at `widths` and `length` tokens, used under `pattern`."""
+    tally = _outer(architecture, widths, length, pattern)
     return Costs(
         parameters=tally.parameters + widths.model,  # the final norm
         flops=tally.flops * length,
@@ -75,21 +81,25 @@ def costs(architecture: Term, widths: Widths, length: int) -> Costs:
     )
 
 
-def _outer(term: Term, widths: Widths, length: int) -> _Tally:
+def _outer(term: Term, widths: Widths, length: int, pattern: Pattern) -> _Tally:
     if term.operation.scopes:
-        return _mixer(term, widths, length)
-    shape = widths.shape(1, length)
+        return _mixer(term, widths, length, pattern)
+    shape = widths.shape(1, length, pattern=pattern)
     if term.type is Type.STACK:
         total = _Tally()
         counts: dict[int, tuple[Term, int]] = {}
         for block in layers(term):
             counts[id(block)] = (block, counts.get(id(block), (block, 0))[1] + 1)
         for block, times in counts.values():
-            total = total.plus(_outer(block, widths, length), times)
+            total = total.plus(_outer(block, widths, length, pattern), times)
         return total
     total = _own(term, shape, 1)
+    if term.operation.stride > 1:
+        coarse = coarse_length(length, term.operation.stride, pattern)
+        inner = _outer(inside(term), widths, coarse, pattern)
+        return total.plus(replace(inner, flops=inner.flops * coarse // length))
     for argument in term.arguments:
-        total = total.plus(_outer(argument, widths, length))
+        total = total.plus(_outer(argument, widths, length, pattern))
     return total
 
 
@@ -100,9 +110,9 @@ def _own(term: Term, shape: Shape, heads: int) -> _Tally:
     )
 
 
-def _mixer(mixer: Term, widths: Widths, length: int) -> _Tally:
+def _mixer(mixer: Term, widths: Widths, length: int, pattern: Pattern) -> _Tally:
     heads = mixer.integer("heads")
-    shape = widths.shape(heads, length)
+    shape = widths.shape(heads, length, inner=mixer.integer("inner"), pattern=pattern)
     total = _Tally()
     fused: set[int] = set()
     banded: dict[int, Shape] = {}  # scores of which only a window is ever computed
@@ -134,36 +144,57 @@ def _pass(the: Plan, node: Term, shape: Shape, heads: int, *, fused: bool) -> _T
             return _Tally(0, flops, 0 if fused else heads * rank * columns)
         case Form.SOFTMAX:
             seen = min(the.window or length, length)
-            reached = seen if the.window else length / 2
+            reached = seen if the.window or shape.pattern != CAUSAL else length / 2
             cached = seen if the.window is None else max(0, seen - 1)
-            assert the.key is not None
-            keys, values = heads_of(the.key, shape.heads), heads_of(node.arguments[1], shape.heads)
-            state = cached * (keys * shape.key + values * value + heads * bool(the.head_decays))
-            return _Tally(0, int(2 * heads * reached * (shape.key + value)), state)
+            each = sum(numbers(part, shape) for part in remembered(the, node.arguments[1], shape))
+            state = cached * (each + heads * bool(the.head_decays))
+            return _Tally(0, int(2 * heads * reached * (rank + value)), state)
         case Form.TOEPLITZ:
             log_length = max(1, (2 * length - 1).bit_length())
             return _Tally(0, heads * value * 15 * log_length, length * heads * value)
-        case Form.DENSE:
+        case Form.CIRCULAR:
+            log_length = max(1, (length - 1).bit_length())
+            return _Tally(0, heads * value * (10 * log_length + 2), 0)  # noncausal only: never decoded
+        case Form.TAPS:
+            assert the.window is not None
+            kept = min(the.window - 1, length)
+            return _Tally(0, 2 * heads * value * the.window, kept * heads_of(node.arguments[1], shape.heads) * value)
+        case Form.DENSE | Form.FEATURE_TOEPLITZ:
             sources = [each for each in walk(node.arguments[0]) if each.operation.name in _SOURCES]
             state = length * (_dense_state(node.arguments[0], shape) + heads * value)
             return _Tally(0, heads * length * (shape.key * max(1, len(sources)) + value), state)
 
 
-_SOURCES = ("dot", "decayed_dot", "gram", "decayed_gram")
+_SOURCES = {
+    "dot": 1,
+    "relative_keys": 1,
+    "decayed_dot": 1,
+    "gram": 0,
+    "decayed_gram": 0,
+    "exclusive": 1,
+    "rated_gram": 0,
+    "partitioned": 1,
+    "lrpe": 1,
+}
+"""Operations that make scores of features, and which argument is the key."""
 
 
 def _dense_state(kernel: Term, shape: Shape) -> int:
-    """Numbers per token that a kernel written out densely keeps: its keys and its log decays."""
+    """Numbers per token that a kernel written out densely keeps: its keys, log decays and routes."""
     total = 0
     for node in walk(kernel):
         name = node.operation.name
         if name in _SOURCES:
-            key = node.arguments[1 if name in ("dot", "decayed_dot") else 0]
-            total += heads_of(key, shape.heads) * shape.key
-        if name in ("decayed_dot", "decayed_gram"):
-            total += shape.heads * shape.key
-        if name == "decay":
-            total += shape.heads
+            total += heads_of(node.arguments[_SOURCES[name]], shape.heads) * shape.key
+        for argument in node.arguments if name in _SOURCES or name == "decay" else ():
+            if argument.type is Type.CHANNEL_DECAY:
+                total += shape.heads * shape.key
+            if argument.type is Type.HEAD_DECAY:
+                total += shape.heads
+            if argument.type is Type.ROUTE:
+                total += slots(argument)
+        if name == "additive":
+            total += heads_of(node, shape.heads)
     return total
 
 
@@ -182,17 +213,29 @@ def target_parameters(reference: Term, *, width: int, length: int) -> int:
     return _target(reference, width, length)
 
 
-def solve_widths(architecture: Term, *, target: int, width: int, length: int, tolerance: float) -> Widths:
+def solve_widths(
+    architecture: Term, *, target: int, width: int, length: int, tolerance: float, pattern: Pattern = CAUSAL
+) -> Widths:
     """Widths at which the architecture has `target` parameters within `tolerance`.
 
-    Architectures with a channel mixer keep D = `width` and solve its hidden width; those without one widen D and the
-    inner widths together. A ConfigError says by how much the nearest widths miss.
+    Architectures whose channel mixers have a hidden width keep D = `width` and solve it; where even the least one is
+    too much, D and the inner widths are narrowed until it may be D. Those without one change D and the inner widths
+    together. Where whole hidden units are too coarse, the inner widths make up the rest. A ConfigError says by how much
+    the nearest widths miss.
     """
-    if any(node.type is Type.CHANNEL and node.operation.name != "none" for node in walk(architecture)):
-        best = _solve_hidden(architecture, target, default_widths(width), length)
+
+    def count(widths: Widths) -> int:
+        return costs(architecture, widths, length, pattern=pattern).parameters
+
+    whole = default_widths(width)
+    if count(replace(whole, hidden=2)) == (least := count(replace(whole, hidden=1))):
+        best = _solve_inner(count, target, width)
     else:
-        best = _solve_inner(architecture, target, width, length)
-    found = costs(architecture, best, length).parameters
+        narrow = least > (1 + tolerance) * target
+        best = _solve_hidden(count, target, _narrowed(count, target, width) if narrow else whole)
+    if abs(count(best) - target) > tolerance * target:
+        best = _nearest(count, target, [best])
+    found = count(best)
     if abs(found - target) > tolerance * target:
         raise ConfigError(
             f"no widths bring the architecture to {target} parameters within {tolerance:.0%}: the nearest have {found}."
@@ -201,28 +244,47 @@ def solve_widths(architecture: Term, *, target: int, width: int, length: int, to
     return best
 
 
-def _solve_hidden(architecture: Term, target: int, widths: Widths, length: int) -> Widths:
-    least = costs(architecture, replace(widths, hidden=1), length).parameters
-    slope = costs(architecture, replace(widths, hidden=2), length).parameters - least
+def _solve_hidden(count: Callable[[Widths], int], target: int, widths: Widths) -> Widths:
+    least = count(replace(widths, hidden=1))
+    slope = count(replace(widths, hidden=2)) - least
     return replace(widths, hidden=max(1, 1 + round((target - least) / slope)))
 
 
-def _solve_inner(architecture: Term, target: int, width: int, length: int) -> Widths:
-    def miss(widths: Widths) -> int:
-        return abs(costs(architecture, widths, length).parameters - target)
+def _narrowed(count: Callable[[Widths], int], target: int, width: int) -> Widths:
+    """The widest D = inner widths below `width` at which hidden widths of D are within the target, or 1."""
+    low, high = 1, width
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count(replace(default_widths(middle), hidden=middle)) <= target:
+            low = middle
+        else:
+            high = middle - 1
+    return default_widths(low)
 
+
+def _solve_inner(count: Callable[[Widths], int], target: int, width: int) -> Widths:
     low, high = 1, 16 * width
     while low < high:  # parameters grow with the width
         middle = (low + high) // 2
         at = Widths(model=middle, key=middle, value=middle, hidden=1)
-        if costs(architecture, at, length).parameters < target:
+        if count(at) < target:
             low = middle + 1
         else:
             high = middle
+    start = [Widths(model=model, key=model, value=model, hidden=1) for model in range(max(1, low - 2), low + 2)]
+    return _nearest(count, target, start)
+
+
+def _nearest(count: Callable[[Widths], int], target: int, start: Sequence[Widths]) -> Widths:
+    """Of the widths and those with inner widths some steps away, one within half a percent, else the nearest."""
     options = [
-        Widths(model=model, key=max(1, model + key), value=max(1, model + value), hidden=1)
-        for model in range(max(1, low - 2), low + 2)
-        for key in range(-8, 9, 2)
-        for value in range(-8, 9, 2)
+        replace(each, key=max(1, each.key + key), value=max(1, each.value + value))
+        for each in start
+        for key in INNER_STEPS
+        for value in INNER_STEPS
     ]
+
+    def miss(widths: Widths) -> int:
+        return abs(count(widths) - target)
+
     return min(options, key=lambda each: (miss(each) > target // 200, abs(each.key - each.model), miss(each)))

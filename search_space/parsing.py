@@ -2,15 +2,19 @@
 
 Text comes from people, files and language models: nothing in it is trusted. Its length, its nesting and the number of
 operations it stands for once its `let`s are written out are limited, so that a short text cannot make a huge term.
+
+Tokens are plain words; where one stands is found again only for an error. A text of an earlier grammar is brought to
+today's by `migration`, token by token.
 """
 
 import difflib
 import re
-from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
 from archloom.search_space import GRAMMAR_VERSION
+from archloom.search_space.migration import MIGRATIONS, migrated
 from archloom.search_space.operations import OPERATIONS, Operation, share
 from archloom.search_space.terms import Term, TermError, Value
 from archloom.search_space.types import Type
@@ -18,34 +22,30 @@ from archloom.search_space.types import Type
 MAX_LENGTH = 100_000
 MAX_NESTING = 100
 MAX_WRITTEN_OUT = 10_000
+MAX_COMPARED = 100
+"""Bound names among which a misspelt one is looked for."""
 
-_TOKEN = re.compile(r"(?P<space>\s+|#[^\n]*)|(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<mark>[(),=])", re.ASCII)
+_TOKEN = re.compile(r"#[^\n]*|[A-Za-z_]\w*|-?\d+|\S", re.ASCII)  # the last is a mark, or a character of no use
+_NAME = re.compile(r"[A-Za-z_]", re.ASCII)
+_WORD = re.compile(r"[A-Za-z_0-9-]", re.ASCII)
+_END = ""
 _KEYWORDS = ("let", "in", "grammar")
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str  # "name", "number", "mark" or "end"
-    text: str
+class _Read(NamedTuple):
+    """An expression, the number of its first token, and how deep and how large it is with its `let`s written out."""
+
+    term: Term
     at: int
-
-    def __str__(self) -> str:
-        return "the end of the text" if self.kind == "end" else f"`{self.text[:40]}`"
-
-
-class _Extent(NamedTuple):
-    """How deep a term is, and how many operations it has, with its `let`s written out."""
-
     depth: int
     size: int
 
 
-class _Read(NamedTuple):
-    """An expression, where it starts, and its extent."""
+class _Spelling(NamedTuple):
+    """How the parameters of an operation are written: (index, value by text) by name; and their defaults."""
 
-    term: Term
-    at: int
-    extent: _Extent
+    parameters: dict[str, tuple[int, dict[str, Value]]]
+    defaults: tuple[Value, ...]
 
 
 def parse(text: str) -> Term:
@@ -59,59 +59,57 @@ def makers(types: tuple[Type, ...]) -> tuple[str, ...]:
     return tuple(op.name for op in OPERATIONS.values() if set(op.signatures.values()) & set(types))
 
 
+@cache
+def _spelling(operation: Operation) -> _Spelling:
+    parameters = {
+        parameter.name: (index, {str(choice): choice for choice in parameter.choices})
+        for index, parameter in enumerate(operation.parameters)
+    }
+    return _Spelling(parameters, tuple(parameter.default for parameter in operation.parameters))
+
+
 class _Parser:
+    __slots__ = ("bound", "nesting", "next", "origins", "text", "tokens", "used")
+
     def __init__(self, text: str) -> None:
-        if len(text) > MAX_LENGTH:
-            raise TermError(f"the term has {len(text)} characters; at most {MAX_LENGTH} are read")
         self.text = text
-        self.tokens = self._tokens()
+        self.tokens = _words(text[:MAX_LENGTH])
+        self.origins: list[int] | None = None  # of migrated tokens: which token of the text each comes from
         self.next = 0
-        self.bound: dict[str, tuple[Term, _Extent]] = {}
+        self.bound: dict[str, _Read] = {}
         self.used: set[str] = set()
         self.nesting = 0
 
     def whole(self) -> Term:
-        self._header()
+        if len(self.text) > MAX_LENGTH:
+            raise self._error_at(MAX_LENGTH, f"the term has {len(self.text)} characters; at most {MAX_LENGTH} are read")
+        if self.tokens[0] == "grammar":
+            self._header()
         read = self._expression()
-        token = self.tokens[self.next]
-        if token.kind != "end":
-            raise self._error(token.at, f"expected the end of the term, got {token}")
+        if self.tokens[self.next] != _END:
+            raise self._unexpected("the end of the term")
         return read.term
 
-    # -- tokens ---------------------------------------------------------------------------------------------------
+    # -- errors ---------------------------------------------------------------------------------------------------
 
-    def _tokens(self) -> list[_Token]:
-        tokens, at = [], 0
-        while at < len(self.text):
-            match = _TOKEN.match(self.text, at)
-            if match is None:
-                raise self._error(at, f"unexpected character {self.text[at]!r}")
-            if match.lastgroup != "space":
-                assert match.lastgroup is not None
-                tokens.append(_Token(match.lastgroup, match.group(), at))
-            at = match.end()
-        tokens.append(_Token("end", "", len(self.text.rstrip())))
-        return tokens
+    def _unexpected(self, expected: str) -> TermError:
+        return self._error(self.next, f"expected {expected}, got {_shown(self.tokens[self.next])}")
 
-    def _peek(self, text: str) -> bool:
-        token = self.tokens[self.next]
-        return token.kind != "end" and token.text == text
+    def _error(self, number: int, message: str) -> TermError:
+        """A mistake at a token, given by its number; a character that no term has comes before any other mistake."""
+        junk = {token for token in set(self.tokens) if _is_junk(token)}
+        if junk:
+            number, token = next((n, token) for n, token in enumerate(self.tokens) if token in junk)
+            message = f"unexpected character {token!r}"
+        if self.origins is not None:
+            number = self.origins[number]
+        matches = _TOKEN.finditer(self.text)
+        if "#" in self.text:
+            matches = (match for match in matches if match.group()[0] != "#")
+        found = next(islice(matches, number, None), None)
+        return self._error_at(found.start() if found else len(self.text.rstrip()), message)
 
-    def _take(self, kind: str, what: str) -> _Token:
-        token = self.tokens[self.next]
-        if token.kind != kind:
-            raise self._error(token.at, f"expected {what}, got {token}")
-        self.next += 1
-        return token
-
-    def _expect(self, mark: str) -> _Token:
-        token = self.tokens[self.next]
-        if token.kind == "end" or token.text != mark:
-            raise self._error(token.at, f"expected `{mark}`, got {token}")
-        self.next += 1
-        return token
-
-    def _error(self, at: int, message: str) -> TermError:
+    def _error_at(self, at: int, message: str) -> TermError:
         line = self.text.count("\n", 0, at) + 1
         start = self.text.rfind("\n", 0, at) + 1
         end = self.text.find("\n", at)
@@ -121,130 +119,179 @@ class _Parser:
         shown = "".join(each if each.isprintable() else " " for each in shown[left : left + 100])
         return TermError(f"line {line}, column {column + 1}: {message}\n    {shown}\n    {' ' * (column - left)}^")
 
+    def _unknown(self, name: str) -> str:
+        known = [*OPERATIONS, *islice(self.bound, MAX_COMPARED)]
+        near = difflib.get_close_matches(name[:40], known, n=1)
+        hint = f": did you mean `{near[0]}`?" if near else "; `archloom zoo --operations` lists them"
+        return f"`{name[:40]}` is neither an operation nor bound by a `let`{hint}"
+
     # -- grammar --------------------------------------------------------------------------------------------------
 
     def _header(self) -> None:
-        if not self._peek("grammar"):
-            return
+        self.next = 1
+        written = self.tokens[1]
+        if not written.lstrip("-").isdigit():
+            raise self._unexpected("a grammar version")
+        version = next((each for each in (*MIGRATIONS, GRAMMAR_VERSION) if str(each) == written), None)
+        if version is None:
+            reads = " and ".join(map(str, (*MIGRATIONS, GRAMMAR_VERSION)))
+            raise self._error(1, f"grammar {written[:20]} is not known here: this release reads grammar {reads}")
+        rest = migrated(self.tokens[2:], version, GRAMMAR_VERSION)
+        self.tokens = [token for token, _ in rest]
+        self.origins = [2 + number for _, number in rest]
+        self.next = 0
+
+    def _take(self, mark: str) -> None:
+        if self.tokens[self.next] != mark:
+            raise self._unexpected(f"`{mark}`")
         self.next += 1
-        version = self._take("number", "a grammar version")
-        if version.text != str(GRAMMAR_VERSION):
-            raise self._error(
-                version.at,
-                f"grammar {version.text[:20]} is not known here: this release reads grammar {GRAMMAR_VERSION}",
-            )
 
     def _expression(self) -> _Read:
         self.nesting += 1
         if self.nesting > MAX_NESTING:
-            raise self._error(self.tokens[self.next].at, f"nested deeper than {MAX_NESTING}")
-        start, opened = self.tokens[self.next].at, []
-        while self._peek("let"):
+            raise self._error(self.next, f"nested deeper than {MAX_NESTING}")
+        start = self.next
+        if self.tokens[start] == "let":
+            read = self._bound_expression()
+        else:
+            read = self.bound.get(self.tokens[start]) or self._call()
+            if self.next == start:  # the use of a `let`
+                self.used.add(self.tokens[start])
+                self.next += 1
+                read = read._replace(at=start)
+        self.nesting -= 1
+        return read
+
+    def _bound_expression(self) -> _Read:
+        start, opened = self.next, []
+        while self.tokens[self.next] == "let":
             opened.append(self._binding())
-        term, extent = self._call()
-        for name, at in opened:
+        read = self._expression()
+        for number in opened:
+            name = self.tokens[number]
             if name not in self.used:
-                raise self._error(at, f"`{name}` is bound and never used")
+                raise self._error(number, f"`{name}` is bound and never used")
             del self.bound[name]
             self.used.discard(name)
-        self.nesting -= 1
-        return _Read(term, start, extent)
+        return read._replace(at=start)
 
-    def _binding(self) -> tuple[str, int]:
+    def _binding(self) -> int:
+        """Reads `let NAME = expression in`; gives the number of the name's token."""
+        number = self.next = self.next + 1
+        name = self.tokens[number]
+        if not _NAME.match(name):
+            raise self._unexpected("a name after `let`")
+        if name in OPERATIONS or name in _KEYWORDS:
+            raise self._error(number, f"{_shown(name)} is a word of the language: choose another name")
+        if name in self.bound:
+            raise self._error(number, f"{_shown(name)} is bound already: choose another name")
         self.next += 1
-        name = self._take("name", "a name after `let`")
-        if name.text in OPERATIONS or name.text in _KEYWORDS:
-            raise self._error(name.at, f"{name} is a word of the language: choose another name")
-        if name.text in self.bound:
-            raise self._error(name.at, f"{name} is bound already: choose another name")
-        self._expect("=")
-        value, at, extent = self._expression()
-        self._expect("in")
+        self._take("=")
+        value = self._expression()
+        self._take("in")
         try:
-            self.bound[name.text] = share(value), extent
+            self.bound[name] = value._replace(term=share(value.term))
         except TermError as problem:
-            raise self._error(at, str(problem)) from None
-        return name.text, name.at
+            raise self._error(value.at, str(problem)) from None
+        return number
 
-    def _call(self) -> tuple[Term, _Extent]:
-        token = self._take("name", "an operation")
-        if token.text in self.bound:
-            self.used.add(token.text)
-            return self.bound[token.text]
-        operation = OPERATIONS.get(token.text)
+    def _call(self) -> _Read:
+        start = self.next
+        name = self.tokens[start]
+        operation = OPERATIONS.get(name)
         if operation is None:
-            raise self._error(token.at, self._unknown(token.text))
-        outer = (self.bound, self.used)
-        if operation.scopes:
-            self.bound, self.used = {}, set()
-        arguments, values = self._arguments(operation)
-        self.bound, self.used = outer
-        return self._typed(operation, token, arguments, values), self._extent(token, arguments)
-
-    def _extent(self, token: _Token, arguments: list[_Read]) -> _Extent:
-        depth = 1 + max((each.extent.depth for each in arguments), default=0)
-        size = 1 + sum(each.extent.size for each in arguments)
-        if depth > MAX_NESTING:
-            raise self._error(token.at, f"with its `let`s written out, the term is nested deeper than {MAX_NESTING}")
-        if size > MAX_WRITTEN_OUT:
-            raise self._error(
-                token.at, f"with its `let`s written out, the term has more than {MAX_WRITTEN_OUT} operations"
-            )
-        return _Extent(depth, size)
-
-    def _arguments(self, operation: Operation) -> tuple[list[_Read], dict[str, Value]]:
-        arguments: list[_Read] = []
-        values: dict[str, Value] = {}
-        if not self._peek("("):
-            return arguments, values
+            if not _NAME.match(name):
+                raise self._unexpected("an operation")
+            raise self._error(start, self._unknown(name))
         self.next += 1
-        while not self._peek(")"):
-            name, after = self.tokens[self.next], self.tokens[min(self.next + 1, len(self.tokens) - 1)]
-            if name.kind == "name" and after.text == "=" and after.kind == "mark":
+        arguments: list[_Read] = []
+        values = _spelling(operation).defaults
+        if self.tokens[self.next] == "(":
+            outer = (self.bound, self.used)
+            if operation.scopes:
+                self.bound, self.used = {}, set()
+            values = self._arguments(operation, arguments)
+            self.bound, self.used = outer
+        types = tuple([argument.term.type for argument in arguments])
+        type_ = operation.signatures.get(types)
+        if type_ is None:
+            raise self._ill_typed(operation, start, arguments)
+        depth, size = self._extent(start, arguments)
+        terms = tuple([argument.term for argument in arguments])
+        return _Read(Term(operation, values, terms, type_), start, depth, size)
+
+    def _arguments(self, operation: Operation, arguments: list[_Read]) -> tuple[Value, ...]:
+        """Reads what stands in parentheses: adds the arguments, gives the parameters' values."""
+        tokens = self.tokens
+        values: dict[str, Value] = {}
+        self.next += 1
+        while tokens[self.next] != ")":
+            if tokens[self.next] != _END and tokens[self.next + 1] == "=" and _NAME.match(tokens[self.next]):
                 self._parameter(operation, values)
             else:
                 arguments.append(self._expression())
-            if not self._peek(")"):
-                self._expect(",")
+            if tokens[self.next] != ")":
+                self._take(",")
         self.next += 1
-        return arguments, values
+        if not values:
+            return _spelling(operation).defaults
+        return tuple([values.get(parameter.name, parameter.default) for parameter in operation.parameters])
 
     def _parameter(self, operation: Operation, values: dict[str, Value]) -> None:
-        name = self._take("name", "a parameter")
-        self._expect("=")
-        if name.text not in operation.position:
-            known = ", ".join(operation.position) or "none"
-            raise self._error(name.at, f"`{operation.name}` has no parameter {name}; it has: {known}")
-        if name.text in values:
-            raise self._error(name.at, f"{name} is given twice")
-        token = self.tokens[self.next]
-        if token.kind not in ("name", "number"):
-            raise self._error(token.at, f"expected a value of {name}, got {token}")
+        number = self.next
+        name, written = self.tokens[number], self.tokens[number + 2]
+        known = _spelling(operation).parameters
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise self._error(number, f"`{operation.name}` has no parameter {_shown(name)}; it has: {names}")
+        if name in values:
+            raise self._error(number, f"{_shown(name)} is given twice")
+        self.next += 2
+        if not _WORD.match(written):
+            raise self._unexpected(f"a value of {_shown(name)}")
+        by_text = known[name][1]
+        if written not in by_text:
+            raise self._error(self.next, f"{_shown(name)} is {_shown(written)}: choose one of {', '.join(by_text)}")
+        values[name] = by_text[written]
         self.next += 1
-        choices = operation.parameters[operation.position[name.text]].choices
-        by_text: dict[str, Value] = {str(choice): choice for choice in choices}
-        if token.text not in by_text:
-            raise self._error(token.at, f"{name} is {token}: choose one of {', '.join(by_text)}")
-        values[name.text] = by_text[token.text]
 
-    def _typed(self, operation: Operation, token: _Token, arguments: list[_Read], values: dict[str, Value]) -> Term:
+    def _extent(self, number: int, arguments: list[_Read]) -> tuple[int, int]:
+        depth = size = 1
+        for argument in arguments:
+            size += argument.size
+            depth = max(depth, argument.depth + 1)
+        if depth > MAX_NESTING:
+            raise self._error(number, f"with its `let`s written out, the term is nested deeper than {MAX_NESTING}")
+        if size > MAX_WRITTEN_OUT:
+            message = f"with its `let`s written out, the term has more than {MAX_WRITTEN_OUT} operations"
+            raise self._error(number, message)
+        return depth, size
+
+    def _ill_typed(self, operation: Operation, number: int, arguments: list[_Read]) -> TermError:
         types = [argument.term.type for argument in arguments]
-        result = operation.signatures.get(tuple(types))
-        if result is None:
-            at, fits = token.at, ""
-            if len(types) == operation.arity:
-                for index, each in enumerate(types):
-                    if each not in operation.accepted(index):
-                        names = makers(tuple(operation.accepted(index)))
-                        at = arguments[index].at
-                        fits = f"; what would fit is made by: {', '.join(names)}"
-                        break
-            raise self._error(at, operation.mismatch(types) + fits)
-        chosen = tuple([values.get(p.name, p.default) for p in operation.parameters])
-        return Term(operation, chosen, tuple([argument.term for argument in arguments]), result)
+        message = operation.mismatch(types)
+        if len(types) == operation.arity:
+            for index, each in enumerate(types):
+                if each not in operation.accepted(index):
+                    names = makers(tuple(operation.accepted(index)))
+                    message += f"; what would fit is made by: {', '.join(names)}"
+                    return self._error(arguments[index].at, message)
+        return self._error(number, message)
 
-    def _unknown(self, name: str) -> str:
-        known = [*OPERATIONS, *self.bound]
-        near = difflib.get_close_matches(name[:40], known, n=1)
-        hint = f": did you mean `{near[0]}`?" if near else "; `archloom zoo --operations` lists them"
-        return f"`{name[:40]}` is neither an operation nor bound by a `let`{hint}"
+
+def _words(text: str) -> list[str]:
+    """The tokens of a text without its comments, and the end."""
+    words: list[str] = _TOKEN.findall(text)
+    if "#" in text:
+        words = [word for word in words if word[0] != "#"]
+    words.append(_END)
+    return words
+
+
+def _is_junk(token: str) -> bool:
+    """Whether it is a character that no term has."""
+    return token != _END and token not in "(),=" and not _WORD.match(token)
+
+
+def _shown(token: str) -> str:
+    return f"`{token[:40]}`" if token else "the end of the text"

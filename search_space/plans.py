@@ -3,54 +3,94 @@
 `plan(kernel)` peels a kernel into its parts (damping gates, row normalisation, mask, head decays, score nonlinearity,
 base score) and says which pass serves it:
 
-    LINEAR    finite rank: chunkwise pass with a state, linear in T
+    LINEAR    finite rank: chunkwise pass with a state, linear in T; a sum of inner products is one of joined features
     SOFTMAX   row-normalised exponential scores: fused attention
     TOEPLITZ  long convolution by FFT
-    DENSE     everything else: the literal L x L operator, which is also the oracle of the other three
+    FEATURE_TOEPLITZ  finite rank times a factor of the lag: long convolutions of k v^T
+    CIRCULAR  convolution around the ends of the sequence with a filter given by its spectrum, by FFT
+    TAPS      a narrow band of given weights: one multiply-add per tap
+    DENSE     everything else: the literal L x L operator, which is also the oracle of the others
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from archloom.search_space.operations import Shape
+from archloom.search_space.operations import Shape, inner
 from archloom.search_space.terms import Term
-from archloom.search_space.types import FEATURES, VALUES, Type
+from archloom.search_space.types import MASKS, PER_HEAD, Type
 
 
 class Form(Enum):
     LINEAR = "linear"
     SOFTMAX = "softmax"
     TOEPLITZ = "toeplitz"
+    FEATURE_TOEPLITZ = "feature toeplitz"
+    CIRCULAR = "circular"
+    TAPS = "taps"
     DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """An inner product of features, or the constant 1 if it has none, times the temperatures of the `temper` terms."""
+
+    query: Term | None = None
+    key: Term | None = None
+    tempers: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The parts of a kernel term. `query`, `key` are feature terms; `gate` multiplies rows of the score (gram, damp).
 
-    `head_decays` are summed; `channel_decay` belongs to the inner product; `taylor` marks the feature map of taylor2.
-    For TOEPLITZ and DENSE only `form` and `window` are meaningful.
+    `tempers` scale the inner product, and `added` are summed with it; `head_decays` are summed; `channel_decay` belongs
+    to the inner product; `taylor` marks the feature map of taylor2, and `quad` is the term of a shifted square. Rows
+    are divided by their sum where `normalised`, by their sum and one where also `sink`, by the number of visible tokens
+    where `averaged`. `exclusive` kernels leave out the present token and its decay; `rate` multiplies keys, channel by
+    channel; `turned` is the lrpe whose rates turn query and key; `route` spreads both, and a decay per head, over
+    slots; `relative` holds the factor of the lag. For the other forms only `form` and `window` are meaningful.
     """
 
     form: Form
     query: Term | None = None
     key: Term | None = None
+    tempers: tuple[Term, ...] = ()
+    added: tuple[Product, ...] = ()
     gate: Term | None = None
+    relative: Term | None = None
     head_decays: tuple[Term, ...] = ()
     channel_decay: Term | None = None
     taylor: bool = False
+    quad: Term | None = None
+    exclusive: bool = False
+    rate: Term | None = None
+    turned: Term | None = None
+    route: Term | None = None
     normalised: bool = False
+    sink: bool = False
+    averaged: bool = False
     window: int | None = None
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        return (Product(query=self.query, key=self.key, tempers=self.tempers), *self.added)
+
+    @property
+    def keys(self) -> tuple[Term, ...]:
+        """The keys whose channels lie side by side."""
+        return tuple(each.key for each in self.products if each.key is not None)
 
     @property
     def parts(self) -> tuple[Term, ...]:
         """Every term the pass reads."""
-        named = (self.query, self.key, self.gate, self.channel_decay)
+        named = [part for each in self.products for part in (each.query, each.key, *each.tempers)]
+        named += [self.gate, self.quad, self.channel_decay, self.relative, self.rate, self.turned, self.route]
         return (*(each for each in named if each is not None), *self.head_decays)
 
     @property
     def linear_in_length(self) -> bool:
-        return self.form is Form.LINEAR or (self.form is Form.SOFTMAX and self.window is not None)
+        return self.form in (Form.LINEAR, Form.TAPS) or (self.form is Form.SOFTMAX and self.window is not None)
 
 
 _DENSE = Plan(form=Form.DENSE)
@@ -58,50 +98,97 @@ _DENSE = Plan(form=Form.DENSE)
 
 def plan(kernel: Term) -> Plan:
     """The plan of a kernel term."""
-    node, normalised = kernel, False
-    if node.operation.name == "toeplitz":
+    if kernel.type is Type.FILTER:
         return Plan(form=Form.TOEPLITZ)
-    if node.operation.name == "rownorm":
-        node, normalised = node.arguments[0], True
-    if node.operation.name not in ("causal", "window"):
+    if kernel.type is Type.SPECTRUM:
+        return Plan(form=Form.CIRCULAR)
+    if kernel.operation.name == "taps":
+        return Plan(form=Form.TAPS, window=kernel.integer("width"))
+    by = kernel.operation.name if kernel.operation.name in _DIVISIONS else None
+    node = kernel.arguments[0] if by else kernel
+    normalised, sink, averaged = by in ("rownorm", "rownorm_plus_one"), by == "rownorm_plus_one", by == "rowmean"
+    if node.operation.name in ("exclusive", "rated_gram") and not averaged:
+        return replace(_exclusive(node), normalised=normalised, sink=sink)
+    if node.operation.name != "masked" or node.arguments[1].operation.name not in ("visible", "window"):
         return _DENSE
-    window = node.integer("width") if node.operation.name == "window" else None
+    mask = node.arguments[1]
+    window = mask.integer("width") if mask.operation.name == "window" else None
     decays, score = _peel_decays(node.arguments[0])
-    if score.operation.name == "exp" and normalised and score.arguments[0].operation.name == "dot":
-        query, key = score.arguments[0].arguments
-        return Plan(form=Form.SOFTMAX, query=query, key=key, head_decays=decays, normalised=True, window=window)
+    if score.operation.name == "exp" and normalised and not (sink and (decays or mask.type is not Type.VISIBLE)):
+        products = _products(score.arguments[0])
+        if products and all(each.key is not None for each in products):
+            found = replace(_of(products), form=Form.SOFTMAX, head_decays=decays, window=window)
+            return replace(found, normalised=True, sink=sink)
     if window is not None:
         return Plan(form=Form.DENSE, window=window)
-    return _linear(score, decays, normalised)
+    found = _linear(score, decays)
+    if found is _DENSE:
+        return found
+    return replace(found, normalised=normalised, sink=sink, averaged=averaged)
 
 
-def _linear(score: Term, decays: tuple[Term, ...], normalised: bool) -> Plan:
-    taylor = score.operation.name == "taylor2"
-    base = score.arguments[0] if taylor else score
+_DIVISIONS = ("rownorm", "rownorm_plus_one", "rowmean")
+
+
+def _linear(score: Term, decays: tuple[Term, ...]) -> Plan:
+    square = score.operation.name in ("taylor2", "quad")
+    base = score.arguments[0] if square else score
+    products = _products(base)
+    if products:
+        taylor, quad = score.operation.name == "taylor2", score if score.operation.name == "quad" else None
+        return replace(_of(products), head_decays=decays, taylor=taylor, quad=quad)
     match base.operation.name:
-        case "dot":
-            query, key = base.arguments
-            return Plan(
-                form=Form.LINEAR, query=query, key=key, head_decays=decays, taylor=taylor, normalised=normalised
-            )
-        case "decayed_dot" if not taylor:
+        case "decayed_dot" if not square:
             query, key, channel = base.arguments
-            return Plan(
-                form=Form.LINEAR,
-                query=query,
-                key=key,
-                head_decays=decays,
-                channel_decay=channel,
-                normalised=normalised,
-            )
+            return Plan(form=Form.LINEAR, query=query, key=key, head_decays=decays, channel_decay=channel)
+        case "lrpe" if not square:
+            query, key = base.arguments
+            return Plan(form=Form.LINEAR, query=query, key=key, head_decays=decays, turned=base)
+        case "partitioned" if not square:
+            query, key, route, decay = base.arguments
+            return Plan(form=Form.LINEAR, query=query, key=key, head_decays=decays, channel_decay=decay, route=route)
         case "gram":
             key, gate = base.arguments
             return Plan(form=Form.LINEAR, query=key, key=key, gate=gate, head_decays=decays)
         case "decayed_gram":
             key, gate, channel = base.arguments
             return Plan(form=Form.LINEAR, query=key, key=key, gate=gate, head_decays=decays, channel_decay=channel)
+        case "relative" if base.arguments[0].operation.name == "dot" and not (decays or square):
+            query, key = base.arguments[0].arguments
+            return Plan(form=Form.FEATURE_TOEPLITZ, query=query, key=key, relative=base)
         case _:
             return _DENSE
+
+
+def _exclusive(kernel: Term) -> Plan:
+    """The plan of a kernel over strictly earlier tokens."""
+    query, second, decay = kernel.arguments
+    if kernel.operation.name == "rated_gram":
+        return Plan(form=Form.LINEAR, query=query, key=query, rate=second, channel_decay=decay, exclusive=True)
+    if decay.type is Type.CHANNEL_DECAY:
+        return Plan(form=Form.LINEAR, query=query, key=second, channel_decay=decay, exclusive=True)
+    return Plan(form=Form.LINEAR, query=query, key=second, head_decays=(decay,), exclusive=True)
+
+
+def _of(products: tuple[Product, ...]) -> Plan:
+    first, *added = products
+    return Plan(form=Form.LINEAR, query=first.query, key=first.key, tempers=first.tempers, added=tuple(added))
+
+
+def _products(score: Term) -> tuple[Product, ...]:
+    """The inner products that a score is the sum of; none if it is no such sum."""
+    match score.operation.name:
+        case "dot":
+            return (Product(query=score.arguments[0], key=score.arguments[1]),)
+        case "ones":
+            return (Product(),)
+        case "temper":
+            return tuple(replace(each, tempers=(*each.tempers, score)) for each in _products(score.arguments[0]))
+        case "plus":
+            left, right = map(_products, score.arguments)
+            return (*left, *right) if left and right else ()
+        case _:
+            return ()
 
 
 def _peel_decays(score: Term) -> tuple[tuple[Term, ...], Term]:
@@ -117,9 +204,9 @@ def fuses(reader: Plan, writer: Plan) -> bool:
     return (
         reader.form is writer.form is Form.LINEAR
         and writer.gate is not None
-        and reader.gate is None
-        and not reader.taylor
-        and not reader.normalised
+        and reader.gate is reader.turned is reader.route is None
+        and not (reader.taylor or reader.quad or reader.added or reader.exclusive)
+        and not (reader.normalised or reader.averaged)
         and reader.key is writer.key
         and reader.channel_decay is writer.channel_decay
         and len(reader.head_decays) == len(writer.head_decays)
@@ -128,28 +215,67 @@ def fuses(reader: Plan, writer: Plan) -> bool:
 
 
 def _same_constant(a: Term, b: Term) -> bool:
-    return a.operation.name == b.operation.name == "retention"
+    return a.operation is b.operation and a.operation.name in ("retention", "slopes")
 
 
 def heads_of(term: Term, heads: int) -> int:
-    """How many heads a per-head term has in a mixer of `heads` heads (`share` makes fewer); 1 for a stream."""
-    if term.type is Type.STREAM:
+    """How many heads a per-head term has in a mixer of `heads` heads (`share` makes fewer); 1 for a stream or mask."""
+    if term.type in _ONE_HEAD:
         return 1
     if "share" in term.operation.position:
         return max(1, heads // term.integer("share"))
-    if term.type not in FEATURES and term.type not in VALUES:
-        return _score_heads(term, heads)
-    return max((heads_of(each, heads) for each in term.arguments if each.type is not Type.STREAM), default=heads)
-
-
-def _score_heads(term: Term, heads: int) -> int:
-    """Heads of a score or kernel: those of its features; gates, decays, filters and dense kernels have all of them."""
-    parts = [each for each in term.arguments if each.type is not Type.STREAM]
-    if not parts or term.type in (Type.GATE, Type.DOUBLE_GATE, Type.STEP, Type.HEAD_DECAY, Type.CHANNEL_DECAY):
+    if term.type in PER_HEAD:
         return heads
-    return max(heads_of(each, heads) for each in parts)
+    parts = [each for each in term.arguments if each.type not in _ONE_HEAD]
+    return max((heads_of(each, heads) for each in parts), default=heads)
+
+
+_ONE_HEAD = frozenset((Type.STREAM, Type.LATENT, Type.ROUTE, *MASKS))
 
 
 def feature_width(the: Plan, shape: Shape) -> int:
-    """Rank of a LINEAR plan: the key width, or 1 + K + K^2 under taylor2."""
-    return 1 + shape.key + shape.key**2 if the.taylor else shape.key
+    """Width of the joined features: the key width for each inner product and 1 for a constant, or 1 + K + K^2 of that K
+    under a polynomial of second order; twice as much if turned, times the slots of a route."""
+    width = sum(1 if each.key is None else shape.key for each in the.products)
+    if the.taylor or the.quad:
+        return 1 + width + width**2
+    return width * (2 if the.turned else 1) * (slots(the.route) if the.route else 1)
+
+
+def slots(route: Term) -> int:
+    while route.operation.shares:
+        (route,) = route.arguments
+    return route.integer("slots")
+
+
+def remembered(the: Plan, value: Term, shape: Shape) -> tuple[Term, ...]:
+    """What a SOFTMAX pass keeps of every token: its keys and values, or the latents they are expanded from where those
+    are narrower."""
+    read = _distinct((*the.keys, value))
+    nodes = []
+    for node in read:
+        source = latent_of(node)
+        shared = source is not None and source.operation.shares
+        alike = [each for each in read if latent_of(each) is source] if shared else [node]
+        narrower = source is not None and numbers(source, shape) < sum(numbers(each, shape) for each in alike)
+        nodes.append(source if source is not None and narrower else node)
+    return _distinct(nodes)
+
+
+def _distinct(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """The terms without repeats of a shared node: what is not shared is computed wherever it stands."""
+    return tuple(
+        each for i, each in enumerate(terms) if not (each.operation.shares and any(each is one for one in terms[:i]))
+    )
+
+
+def latent_of(term: Term) -> Term | None:
+    """The shared latent that features or values are expanded from, if they are."""
+    while term.operation.shares:
+        (term,) = term.arguments
+    return term.arguments[0] if term.operation.name in ("expand", "expand_value") else None
+
+
+def numbers(term: Term, shape: Shape) -> int:
+    """Numbers that a feature, value or latent has per token."""
+    return heads_of(term, shape.heads) * inner(term, shape)

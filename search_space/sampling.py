@@ -6,28 +6,17 @@ ever lowers a term's load. Draws are canonical terms.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from archloom.search_space.grammar import UNLIMITED, Cell, Entry, Grammar, Symbol, shared_grammar, symbol
+from archloom.search_space.grammar import MIXER_LOAD, UNLIMITED, Cell, Grammar, Limits, Symbol, shared_grammar, symbol
 from archloom.search_space.identity import canonical
 from archloom.search_space.operations import SHARED
 from archloom.search_space.terms import Term
-from archloom.search_space.types import SHAREABLE, Type
-
-MIXER_LOAD = 80
-"""Default limit of a mixer's weights in eighths of D^2: ten of the twelve D^2 of a block of the reference."""
+from archloom.search_space.types import Type
 
 Item = TypeVar("Item")
-
-
-@dataclass(slots=True)
-class _Drawn:
-    """The streams of one mixer so far, by type, and the identities of those that were used again."""
-
-    streams: dict[Type, list[Term]] = field(default_factory=dict)
-    again: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +27,16 @@ class Sampler:
     load: int = MIXER_LOAD
     sharing: float = 0.35
 
+    def __post_init__(self) -> None:
+        if self.grammar.limits is not None and self.load > MIXER_LOAD:
+            raise ValueError(f"load {self.load} would exceed the grammar's limits: at most {MIXER_LOAD}")
+
     @classmethod
-    def default(cls, *, depth: int, max_size: int = 48, width: int = 64, length: int = 64) -> "Sampler":
-        """The sampler of the default weights for a protocol's depth, width and longest task."""
-        return cls(grammar=shared_grammar(depth, max_size, width, length))
+    def default(
+        cls, *, depth: int, max_size: int = 48, width: int = 64, length: int = 64, limits: Limits | None = None
+    ) -> "Sampler":
+        """The sampler of the default weights for a protocol's depth, width and longest task, within limits."""
+        return cls(grammar=shared_grammar(depth, max_size, width, length, limits))
 
     def architecture(self, rng: Random, *, depth: int | None = None) -> Term:
         """A canonical architecture of exactly `depth` blocks (default: the grammar's)."""
@@ -58,67 +53,81 @@ class Sampler:
 
     def of_size(self, which: Symbol, size: int, rng: Random) -> Term:
         """A term of exactly `size` operations before sharing, as drawn: in proportion to weight if `sharing` is 0."""
-        return self._draw(self.grammar.cell(which, size), self.load, rng, None)[0]
+        return _Draw(self, rng).term(self.grammar.cell(which, size), self.load)[0]
 
     def _of_any_size(self, which: Symbol, rng: Random, *, max_size: int | None, load: int) -> Term:
         cells = self.grammar.cells(which, max_size=max_size, limit=load)
         if not cells:
             raise ValueError(f"no {which[0].value} has at most {max_size} operations within load {load}")
-        return self._draw(_any_of(cells, rng), load, rng, None)[0]
+        return _Draw(self, rng).term(any_of(cells, rng), load)[0]
 
-    def _draw(self, cell: Cell, limit: int, rng: Random, drawn: _Drawn | None) -> tuple[Term, int]:
+
+class _Draw:
+    """One draw: `streams` holds what the mixer at hand has so far by type (None outside mixers), `again` what was
+    used again, by identity."""
+
+    __slots__ = ("again", "grammar", "random", "rng", "sharing", "streams")
+
+    def __init__(self, sampler: Sampler, rng: Random) -> None:
+        self.grammar = sampler.grammar
+        self.sharing = sampler.sharing
+        self.rng = rng
+        self.random = rng.random
+        self.streams: dict[object, list[Term]] | None = None  # by type
+        self.again: set[int] = set()
+
+    def term(self, cell: Cell, limit: int) -> tuple[Term, int]:
         """A term of the cell and its load, which is at most `limit`."""
-        entry = self.grammar.choices(cell, limit).draw(rng)
-        production = entry[0]
-        if production.leaf is not None:
-            return production.leaf, production.load
+        production, children = self.grammar.choices(cell).draw(self.random, limit)
+        assert production is not None
+        settings = production.settings
+        chosen = 0 if len(settings) == 1 else int(self.random() * len(settings))
+        if not children:
+            return production.leaves[chosen], production.load
         if production.operation.scopes:
-            return self._mixer(entry, limit, rng)
+            self.streams, self.again = {}, set()
         if production.outer:
-            blocks = tuple([self._draw(child, limit, rng, None)[0] for child in entry[1]])
-            return Term(production.operation, production.values, blocks, production.type), 0
-        arguments, load = self._arguments(entry, limit, rng, drawn)
-        return Term(production.operation, production.values, arguments, production.type), load
+            blocks = [self.term(child, limit) for child in children]
+            arguments, load = tuple([block for block, _ in blocks]), max([load for _, load in blocks])
+        elif len(children) == 1:
+            argument, load = self.argument(children[0], limit - production.load)
+            arguments, load = (argument,), load + production.load
+        else:
+            arguments, load = self.arguments(children, limit, production.load)
+        if production.operation.scopes:
+            if self.again:
+                arguments = (_tied(arguments[0], self.again),)
+            self.streams = None
+        return Term(production.operation, settings[chosen], arguments, production.type), load
 
-    def _mixer(self, entry: Entry, limit: int, rng: Random) -> tuple[Term, int]:
-        drawn = _Drawn()
-        arguments, load = self._arguments(entry, limit, rng, drawn)
-        if drawn.again:
-            arguments = (_tied(arguments[0], drawn.again),)
-        return Term(entry[0].operation, entry[0].values, arguments, entry[0].type), load
+    def arguments(self, children: tuple[Cell, ...], limit: int, load: int) -> tuple[tuple[Term, ...], int]:
+        """Several arguments, and their load added to `load`."""
+        first, rest = children
+        argument, own = self.argument(first, limit - load - rest.least)  # the rest cannot do without its least
+        load += own
+        if rest.row:
+            _, others = self.grammar.choices(rest).draw(self.random, limit - load)
+            arguments, load = self.arguments(others, limit, load)
+            return (argument, *arguments), load
+        last, own = self.argument(rest, limit - load)
+        return (argument, last), load + own
 
-    def _arguments(self, entry: Entry, limit: int, rng: Random, drawn: _Drawn | None) -> tuple[tuple[Term, ...], int]:
-        """The arguments of an operation inside a mixer, and its load with theirs."""
-        production, children = entry
-        load = production.load
-        if len(children) == 1:
-            argument, own = self._stream(children[0], limit - load, rng, drawn)
-            return (argument,), load + own
-        arguments = []
-        rest = sum([child.least for child in children])  # what the arguments still to come cannot do without
-        for child in children:
-            rest -= child.least
-            argument, own = self._stream(child, limit - load - rest, rng, drawn)
-            arguments.append(argument)
-            load += own
-        return tuple(arguments), load
-
-    def _stream(self, cell: Cell, limit: int, rng: Random, drawn: _Drawn | None) -> tuple[Term, int]:
+    def argument(self, cell: Cell, limit: int) -> tuple[Term, int]:
         """Draws an argument, or takes one of its type that this mixer has already: that costs no weights."""
-        type_ = cell.symbol[0]
-        if drawn is None or cell.size == 1 or type_ not in SHAREABLE:
-            return self._draw(cell, limit, rng, drawn)
-        known = drawn.streams.setdefault(type_, [])
-        if known and rng.random() < self.sharing:
-            stream = _any_of(known, rng)
-            drawn.again.add(id(stream))
+        if not cell.shareable or self.streams is None:
+            return self.term(cell, limit)
+        known = self.streams.setdefault(cell.symbol[0], [])
+        if known and self.random() < self.sharing:
+            stream = any_of(known, self.rng)
+            self.again.add(id(stream))
             return stream, 0
-        stream, load = self._draw(cell, limit, rng, drawn)
+        stream, load = self.term(cell, limit)
         known.append(stream)
         return stream, load
 
 
-def _any_of(items: Sequence[Item], rng: Random) -> Item:
+def any_of(items: Sequence[Item], rng: Random) -> Item:
+    """One of the items, with equal chances."""
     return items[int(rng.random() * len(items))]
 
 

@@ -9,7 +9,8 @@ times as much to make, and three slots cache what identity needs. Nothing may as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import Enum
 from operator import is_
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -26,6 +27,15 @@ Path = tuple[int, ...]
 
 class TermError(ConfigError):
     """A term does not parse or is ill-typed; the message shows where, what was expected and what would fit."""
+
+
+class _Itself(Enum):
+    """What a canonical term caches as its canonical form: a reference to itself would leave it to the collector."""
+
+    ITSELF = "itself"
+
+
+ITSELF: Final = _Itself.ITSELF
 
 
 class Term:
@@ -51,7 +61,7 @@ class Term:
         self.arguments = arguments
         self.type = type_
         self._key: str | None = None
-        self._normal: Term | None = None
+        self._normal: Term | _Itself | None = None  # its canonical form
         self._text: str | None = None
         self._id: str | None = None
 
@@ -104,22 +114,31 @@ def build(operation: Operation, values: tuple[Value, ...], arguments: tuple[Term
     return Term(operation, values, arguments, type_)
 
 
+def joined(operation: Operation, operands: Sequence[Term]) -> Term:
+    """An associative operation over operands in this order, as a tree that is no deeper than it must be."""
+    if len(operands) == 1:
+        return operands[0]
+    middle = (len(operands) + 1) // 2
+    return build(operation, (), (joined(operation, operands[:middle]), joined(operation, operands[middle:])))
+
+
 def walk(term: Term) -> list[Term]:
     """Every node once, parents first; the inside of a shared node belongs to its first occurrence in its mixer."""
     found: list[Term] = []
-
-    def visit(node: Term, seen: set[int]) -> None:
-        if node.operation.shares:
+    seen: set[int] = set()
+    pending = [term]
+    while pending:
+        node = pending.pop()
+        operation = node.operation
+        if operation.shares:
             if id(node) in seen:
-                return
+                continue
             seen.add(id(node))
-        elif node.operation.scopes:
+        elif operation.scopes:  # mixers are walked one after another
             seen = set()
         found.append(node)
-        for argument in node.arguments:
-            visit(argument, seen)
-
-    visit(term, set())
+        arguments = node.arguments
+        pending += arguments if len(arguments) == 1 else arguments[::-1]
     return found
 
 
@@ -134,19 +153,24 @@ class Place(NamedTuple):
 def places(term: Term) -> list[Place]:
     """Every place, parents first; the inside of a shared node belongs to its first occurrence."""
     found: list[Place] = []
-
-    def visit(node: Term, path: Path, scope: Path | None, seen: set[int]) -> None:
-        found.append(Place(path, node, scope))
-        if node.operation.shares:
-            if id(node) in seen:
-                return
-            seen.add(id(node))
-        elif node.operation.scopes:
-            scope, seen = path, set()
-        for index, argument in enumerate(node.arguments):
-            visit(argument, (*path, index), scope, seen)
-
-    visit(term, (), None, set())
+    seen: set[int] = set()
+    pending: list[tuple[Path, Term, Path | None]] = [((), term, None)]
+    while pending:
+        place = path, node, scope = pending.pop()
+        found.append(Place(*place))
+        arguments = node.arguments
+        if arguments:
+            operation = node.operation
+            if operation.shares:
+                if id(node) in seen:
+                    continue
+                seen.add(id(node))
+            elif operation.scopes:  # mixers are gone through one after another
+                scope, seen = path, set()
+            if len(arguments) == 1:
+                pending.append(((*path, 0), arguments[0], scope))
+            else:
+                pending += [((*path, n), arguments[n], scope) for n in range(len(arguments) - 1, -1, -1)]
     return found
 
 
@@ -156,8 +180,8 @@ def size(term: Term) -> int:
 
 
 def depth(term: Term) -> int:
-    """Number of blocks of a stack, repeats written out; 1 for anything smaller."""
-    if term.type is not Type.STACK:
+    """Number of blocks of a stack or of a block made of a stack, repeats written out; 1 for anything smaller."""
+    if term.type is not Type.STACK and term.type is not Type.BLOCK:
         return 1
     return term.operation.blocks(term, [depth(argument) for argument in term.arguments])
 

@@ -3,12 +3,16 @@
     term   ::=  ["grammar" N] expr
     expr   ::=  ("let" NAME "=" expr "in")* (NAME | OPERATION ["(" (expr | NAME "=" VALUE), ... ")"])
 
-`#` starts a comment. A parameter left out takes its default; an operation without arguments may be written bare. A
-`let` may stand before any expression inside a mixer and belongs to that mixer. `parse(one_line(t)) == t`.
+`#` starts a comment. A parameter left out takes its default, and text leaves out those that have it; an operation
+without arguments may be written bare. A `let` may stand before any expression inside a mixer and belongs to that mixer.
+`parse(one_line(t)) == t`.
 """
 
+from functools import cache
+
+from archloom.search_space.operations import Operation
 from archloom.search_space.parsing import parse
-from archloom.search_space.terms import Term
+from archloom.search_space.terms import Term, Value
 from archloom.search_space.types import LET_PREFIX
 
 __all__ = ["one_line", "parse", "pretty"]
@@ -46,12 +50,28 @@ def _render(node: Term, names: Names, lets: list[str]) -> str:
             return node._text
         inner: list[str] = []
         body = _render(node.arguments[0], {}, inner)
-        text = node._text = f"{operation.name}({''.join(inner)}{body}{operation.tails[node.values]}"
+        text = node._text = f"{operation.name}({''.join(inner)}{body}{_tail(operation, node.values)}"
         return text
+    tail = _tail(operation, node.values) if node.values else ")"
+    if len(node.arguments) == 1:
+        return f"{operation.name}({_render(node.arguments[0], names, lets)}{tail}"
     if not node.arguments:
-        return operation.tails[node.values]
+        return tail if node.values else operation.name
     parts = [_render(argument, names, lets) for argument in node.arguments]
-    return f"{operation.name}({', '.join(parts)}{operation.tails[node.values]}"
+    return f"{operation.name}({', '.join(parts)}{tail}"
+
+
+@cache
+def _tail(operation: Operation, values: tuple[Value, ...]) -> str:
+    """How the text of an operation ends: `, width=8)`; without arguments the whole of it."""
+    written = ", ".join(
+        f"{parameter.name}={value}"
+        for parameter, value in zip(operation.parameters, values, strict=True)
+        if value != parameter.default
+    )
+    if not written:
+        return ")" if operation.arity else operation.name
+    return f", {written})" if operation.arity else f"{operation.name}({written})"
 
 
 def _fresh(node: Term, names: Names) -> str:
@@ -64,7 +84,7 @@ def _lines(node: Term, width: int, names: Names, *, beside: int = 0) -> list[str
     operation = node.operation
     if operation.shares:
         return [names[id(node)]]
-    tail = operation.tails[node.values]
+    tail = _tail(operation, node.values)
     if not node.arguments:
         return [tail]
     names = {} if operation.scopes else names
@@ -74,7 +94,7 @@ def _lines(node: Term, width: int, names: Names, *, beside: int = 0) -> list[str
         flat = f"{operation.name}({', '.join(part[0] for part in parts)}{tail}"
         if len(flat) + beside <= width:
             return [flat]
-    if node.values:
+    if tail != ")":
         parts.append([tail.removeprefix(", ").removesuffix(")")])
     commas = [line for *first, last in parts[:-1] for line in (*first, f"{last},")]
     body = [" " * INDENT + line for line in (*bindings, *commas, *parts[-1])]

@@ -1,23 +1,32 @@
 """Variation: mutation and crossover whose children are valid, in budget, and different from the parent by hash.
 
-Each mutation kind is one function in `KINDS` with its share of the tries; it proposes an edit or gives up, and `mutate`
-keeps trying until a child passes. Types make most edits valid at once; an edit that changes a type is re-typed on its
-way up and dropped if it does not fit.
+A try of a mutation draws a kind, a place and one of the kind's options there; `mutate` tries until a child passes.
+`rates` reports what became of the tries of each kind. Crossover prefers homologous places: it lays the parents on each
+other from the root down and exchanges what differs between them there.
 """
 
-from collections.abc import Callable
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from enum import Enum
 from itertools import accumulate
 from random import Random
+from typing import NamedTuple
 
+from archloom.search_space.edits import KINDS, ON_LETS, ON_PAIRS, ON_STACKS, Site, accepted
 from archloom.search_space.identity import canonical, term_id
-from archloom.search_space.operations import OPERATIONS, Operation, share
-from archloom.search_space.sampling import Sampler
-from archloom.search_space.terms import Path, Place, Term, TermError, build, depth, owns_weights, places, replace, walk
-from archloom.search_space.types import SHAREABLE, Type
+from archloom.search_space.sampling import Sampler, any_of
+from archloom.search_space.terms import Path, Place, Term, TermError, depth, places, replace, walk
+from archloom.search_space.types import Type
+
+__all__ = ["FRESH_SIZE", "KINDS", "Child", "Outcome", "crossover", "fits", "in_budget", "mutate", "rates"]
 
 TRIES = 200
+ALIGNED_TRIES = 12
+ANYWHERE_TRIES = 50
+INSIDE = 0.7
+"""Share of aligned tries that exchange parts inside a region where the parents diverge, and not a whole region."""
 FRESH_SIZE = 6
 """Largest freshly drawn subterm, in operations."""
 
@@ -30,45 +39,79 @@ class Child:
     operator: str
 
 
-Edit = Callable[[Term, list[Place], Sampler, Random], Term | None]
+class Outcome(Enum):
+    """What became of one try of a mutation."""
+
+    ACCEPTED = "accepted"
+    NO_PLACE = "no place"  # the kind has no option at the place it was tried
+    UNCHANGED = "no change"
+    ILL_TYPED = "ill-typed"
+    OVER_BUDGET = "over budget"  # or of another depth
+
+
+_NAMES = list(KINDS)
+_CUMULATIVE = list(accumulate(share for share, _ in KINDS.values()))
+
+
+class _Try(NamedTuple):
+    outcome: Outcome
+    child: Term | None = None
 
 
 def mutate(parent: Term, sampler: Sampler, rng: Random) -> Child:
     """One edit of an architecture. The child's id differs from the parent's and its budget holds."""
     parent = canonical(parent)
-    spots = places(parent)
+    site = Site.of(parent, sampler.grammar)
     for _ in range(TRIES):
-        kind, edit = _KINDS.draw(rng)
-        child = _attempt(parent, lambda edit=edit: edit(parent, spots, sampler, rng), sampler)  # type: ignore[misc]
+        kind = _NAMES[bisect(_CUMULATIVE, rng.random() * _CUMULATIVE[-1])]
+        child = _tried(kind, site, sampler, rng).child
         if child is not None:
             return Child(term=child, operator=kind)
     return Child(term=_different(parent, sampler, rng), operator="redraw")
 
 
+def rates(parents: Sequence[Term], sampler: Sampler, rng: Random, *, tries: int) -> dict[str, dict[Outcome, float]]:
+    """What share of `tries` tries of each kind, spread over the parents, had which outcome."""
+    sites = [Site.of(canonical(parent), sampler.grammar) for parent in parents]
+    report = {}
+    for kind in KINDS:
+        seen = Counter(_tried(kind, sites[n % len(sites)], sampler, rng).outcome for n in range(tries))
+        report[kind] = {outcome: seen[outcome] / tries for outcome in Outcome}
+    return report
+
+
 def crossover(mother: Term, father: Term, sampler: Sampler, rng: Random) -> Child:
-    """The mother with one subterm replaced by one of the father's of a type that fits there.
+    """The mother with one subterm replaced by one of the father's, at homologous places if the parents have any.
 
     The child differs from both; where no such child is found, the mother is mutated.
     """
     mother, father = canonical(mother), canonical(father)
-    donors: dict[Type, list[Term]] = {}
-    for place in places(father):
-        donors.setdefault(place.term.type, []).append(place.term)
-    spots = [place for place in places(mother) if place.path]
-    for _ in range(TRIES // 4):
-        place = rng.choice(spots)
-        fitting = [donor for type_ in _accepted(mother, place.path) for donor in donors.get(type_, ())]
-        if not fitting:
-            continue
-        donor = rng.choice(fitting)
-        child = _attempt(mother, lambda place=place, donor=donor: replace(mother, place.path, donor), sampler)  # type: ignore[misc]
-        if child is not None and term_id(child) != term_id(father):
+    regions = list(_aligned(mother, father, ()))
+    diverging = [region for region in regions if region.mother.operation is not region.father.operation]
+    for _ in range(ALIGNED_TRIES if regions else 0):
+        inside = diverging and rng.random() < INSIDE
+        region = any_of(diverging if inside else regions, rng)
+        spots, donors = places(region.mother), places(region.father)
+        if not inside:  # the whole region, with the sharing in it
+            spots, donors = spots[:1], donors[:1]
+        child = _crossed(mother, father, region.path, spots, donors, sampler, rng)
+        if child is not None:
+            return Child(term=child, operator="crossover")
+    spots, donors = places(mother), places(father)
+    for _ in range(ANYWHERE_TRIES):
+        child = _crossed(mother, father, (), spots, donors, sampler, rng)
+        if child is not None:
             return Child(term=child, operator="crossover")
     return mutate(mother, sampler, rng)
 
 
+def fits(child: Term, parent: Term, sampler: Sampler) -> bool:
+    """Whether an edited architecture has kept its depth, which is the protocol's, and is in budget."""
+    return depth(child) == depth(parent) and in_budget(child, sampler)
+
+
 def in_budget(architecture: Term, sampler: Sampler) -> bool:
-    """Whether size, depth and the load of every mixer are within the sampler's."""
+    """Whether size, depth, the load of every mixer, and what the sampler limits besides are within its limits."""
     grammar = sampler.grammar
     if depth(architecture) > grammar.depth:
         return False
@@ -83,20 +126,101 @@ def in_budget(architecture: Term, sampler: Sampler) -> bool:
         count += len(nodes)
         return grammar.load(nodes) <= sampler.load
 
-    return within(architecture) and count <= grammar.max_size
+    return within(architecture) and count <= grammar.max_size and grammar.within_limits(architecture)
 
 
-def _attempt(parent: Term, edit: Callable[[], Term | None], sampler: Sampler) -> Term | None:
+def _tried(kind: str, site: Site, sampler: Sampler, rng: Random) -> _Try:
+    """One try of a kind at a place drawn for it."""
+    spots = site.spots
+    if kind in ON_STACKS:
+        spots = [place for place in spots if place.term.type is Type.STACK]
+    elif kind in ON_LETS:
+        spots = [place for place in spots if place.term.operation.shares]
+    elif kind in ON_PAIRS:
+        spots = [place for place in spots if len(place.term.arguments) == 2]
+    options = KINDS[kind][1](site, any_of(spots, rng)) if spots else []
+    if not options:
+        return _Try(Outcome.NO_PLACE)
+    option = any_of(options, rng)
+    values = tuple([any_of(choices, rng) for choices in option.settings])
     try:
-        edited = edit()
-        if edited is None:
-            return None
-        child = canonical(edited)
+        fresh = [_fresh(type_, sampler, rng) for type_ in option.needs]
+        child = canonical(option.make(values, fresh))
+    except TermError:
+        return _Try(Outcome.ILL_TYPED)
+    return _judged(child, site.root, sampler)
+
+
+def _judged(child: Term, parent: Term, sampler: Sampler) -> _Try:
+    if not fits(child, parent, sampler):
+        return _Try(Outcome.OVER_BUDGET)
+    if child.text == parent.text:
+        return _Try(Outcome.UNCHANGED)
+    return _Try(Outcome.ACCEPTED, child)
+
+
+def _fresh(type_: Type, sampler: Sampler, rng: Random) -> Term:
+    cells = sampler.grammar.cells((type_, 0))
+    if not cells:
+        raise TermError(f"nothing makes a {type_.value} here")
+    least = cells[0].size
+    return sampler.subterm(type_, rng, max_size=max(least, rng.randint(1, FRESH_SIZE)))
+
+
+class _Region(NamedTuple):
+    """Homologous subterms that differ: where the mother's stands, and both."""
+
+    path: Path
+    mother: Term
+    father: Term
+
+
+def _aligned(mother: Term, father: Term, path: Path) -> Iterator[_Region]:
+    """The regions of two parents that answer each other and differ, from the largest to the smallest.
+
+    Arguments of one operation answer each other in order. Where the operations differ, what one parent has around the
+    other's operation is stepped over once.
+    """
+    if mother.key == father.key:
+        return
+    if path and mother.type is not Type.STACK:
+        yield _Region(path, mother, father)
+    if mother.operation is father.operation or mother.type is father.type is Type.STACK:
+        for index, (one, other) in enumerate(zip(mother.arguments, father.arguments, strict=False)):
+            yield from _aligned(one, other, (*path, index))
+        return
+    for index, argument in enumerate(mother.arguments):
+        if argument.operation is father.operation:
+            yield from _aligned(argument, father, (*path, index))
+            return
+    for argument in father.arguments:
+        if argument.operation is mother.operation:
+            yield from _aligned(mother, argument, path)
+            return
+
+
+def _crossed(
+    mother: Term,
+    father: Term,
+    path: Path,
+    spots: Sequence[Place],
+    donors: Sequence[Place],
+    sampler: Sampler,
+    rng: Random,
+) -> Term | None:
+    """The mother with a donor at one of the spots below a path, if that is a new candidate in budget."""
+    where = (*path, *any_of(spots, rng).path)
+    if not where:
+        return None
+    types = accepted(mother, where)
+    fitting = [donor.term for donor in donors if donor.term.type in types]
+    if not fitting:
+        return None
+    try:
+        child = canonical(replace(mother, where, any_of(fitting, rng)))
     except TermError:
         return None
-    if not in_budget(child, sampler) or term_id(child) == term_id(parent):
-        return None
-    return child
+    return None if child.text == father.text else _judged(child, mother, sampler).child
 
 
 def _different(parent: Term, sampler: Sampler, rng: Random) -> Term:
@@ -104,189 +228,3 @@ def _different(parent: Term, sampler: Sampler, rng: Random) -> Term:
         fresh = sampler.architecture(rng, depth=depth(parent))
         if term_id(fresh) != term_id(parent):
             return fresh
-
-
-def _accepted(root: Term, path: Path) -> list[Type]:
-    """The types that may stand at a path."""
-    parent = root
-    for index in path[:-1]:
-        parent = parent.arguments[index]
-    if parent.operation.shares:
-        return [parent.type]
-    return parent.operation.accepted(path[-1])
-
-
-# -- kinds: (parent, its places, sampler, rng) -> edited term or None --------------------------------------------------
-
-
-def _point(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """Another value of one parameter."""
-    place = rng.choice(spots)
-    parameters = place.term.operation.parameters
-    if not parameters:
-        return None
-    index = rng.randrange(len(parameters))
-    if parameters[index].name == "times":  # depth is the protocol's
-        return None
-    values = list(place.term.values)
-    values[index] = rng.choice(parameters[index].choices)
-    return replace(parent, place.path, build(place.term.operation, tuple(values), place.term.arguments))
-
-
-def _swap(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """Another operation over the same arguments."""
-    place = rng.choice(spots)
-    node = place.term
-    others = _same_arguments(tuple([argument.type for argument in node.arguments]))
-    fitting = [op for op in others if op is not node.operation] if place.path else []
-    if not fitting or node.operation.shares:
-        return None
-    operation = rng.choice(fitting)
-    return replace(parent, place.path, build(operation, _drawn_values(operation, node, rng), node.arguments))
-
-
-def _redraw(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """A fresh small subterm of any type that fits."""
-    place = rng.choice(spots)
-    if not place.path or place.term.type in _OUTER:
-        return None
-    type_ = rng.choice(_accepted(parent, place.path))
-    return replace(parent, place.path, _fresh(type_, sampler, rng))
-
-
-def _insert(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """An operation around a subterm; its other arguments are drawn."""
-    place = rng.choice(spots)
-    if not place.path:
-        return None
-    accepted = _accepted(parent, place.path)
-    wrappers = [entry for type_ in accepted for entry in _wrappers(place.term.type, type_)]
-    if not wrappers:
-        return None
-    operation, index, types = rng.choice(wrappers)
-    arguments = tuple([place.term if i == index else _fresh(t, sampler, rng) for i, t in enumerate(types)])
-    return replace(parent, place.path, build(operation, _drawn_values(operation, None, rng), arguments))
-
-
-def _hoist(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """A subterm in place of one that contains it."""
-    place = rng.choice(spots)
-    if not place.path or not place.term.arguments:
-        return None
-    accepted = set(_accepted(parent, place.path))
-    inside = [each.term for each in places(place.term)[1:] if each.term.type in accepted]
-    return replace(parent, place.path, rng.choice(inside)) if inside else None
-
-
-def _tie(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """One stream in place of two of the same type in a mixer: a `let`."""
-    place = rng.choice(spots)
-    if place.scope is None or place.term.type not in SHAREABLE or not owns_weights(place.term):
-        return None
-    others = [
-        each
-        for each in spots
-        if each.scope == place.scope and each.term.type is place.term.type and _apart(each.path, place.path)
-    ]
-    if not others:
-        return None
-    other = rng.choice(others)
-    shared = other.term if other.term.operation.shares else share(place.term)
-    tied = replace(parent, place.path, shared)
-    return tied if other.term is shared else replace(tied, other.path, shared)
-
-
-def _untie(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """One use of a `let` gets weights of its own."""
-    used = [place for place in spots if place.term.operation.shares]
-    if not used:
-        return None
-    place = rng.choice(used)
-    return replace(parent, place.path, place.term.arguments[0])
-
-
-def _hybrid(parent: Term, spots: list[Place], sampler: Sampler, rng: Random) -> Term | None:
-    """A repeat becomes a hybrid with a mutated second block, or a hybrid swaps its blocks."""
-    place = rng.choice([each for each in spots if each.term.type is Type.STACK])
-    node = place.term
-    if node.operation.name == "every":
-        return replace(parent, place.path, build(node.operation, node.values, node.arguments[::-1]))
-    if node.operation.name != "repeat" or node.integer("times") < 2:
-        return None
-    block = node.arguments[0]
-    inside = places(block)
-    edited = _point(block, inside, sampler, rng) if rng.random() < 0.2 else _insert(block, inside, sampler, rng)
-    if edited is None:
-        return None
-    period = rng.choice([p for p in (2, 3, 4) if p <= node.integer("times")])
-    every = OPERATIONS["every"]
-    return replace(parent, place.path, build(every, (period, node.integer("times")), (block, edited)))
-
-
-KINDS: dict[str, tuple[float, Edit]] = {
-    "point": (1.0, _point),
-    "swap": (1.5, _swap),
-    "redraw": (1.5, _redraw),
-    "insert": (2.0, _insert),
-    "hoist": (1.0, _hoist),
-    "tie": (1.5, _tie),
-    "untie": (0.5, _untie),
-    "hybrid": (0.3, _hybrid),
-}
-
-
-class _Wheel:
-    """Draws a kind in proportion to its share."""
-
-    def __init__(self, kinds: dict[str, tuple[float, Edit]]) -> None:
-        self.names = list(kinds)
-        self.edits = [edit for _, edit in kinds.values()]
-        self.cumulative = list(accumulate(weight for weight, _ in kinds.values()))
-
-    def draw(self, rng: Random) -> tuple[str, Edit]:
-        (index,) = rng.choices(range(len(self.names)), cum_weights=self.cumulative)
-        return self.names[index], self.edits[index]
-
-
-_KINDS = _Wheel(KINDS)
-_OUTER = (Type.STACK, Type.BLOCK)
-
-
-def _fresh(type_: Type, sampler: Sampler, rng: Random) -> Term:
-    least = sampler.grammar.cells((type_, 0))[0].size
-    return sampler.subterm(type_, rng, max_size=max(least, rng.randint(1, FRESH_SIZE)))
-
-
-def _apart(a: Path, b: Path) -> bool:
-    """Neither place contains the other."""
-    short = min(len(a), len(b))
-    return a[:short] != b[:short]
-
-
-def _drawn_values(operation: Operation, like: Term | None, rng: Random) -> tuple[int | str, ...]:
-    """Parameter values, kept from `like` where it has them and they are allowed; `times` is never drawn."""
-    values = []
-    for parameter in operation.parameters:
-        known = like.value(parameter.name) if like is not None and parameter.name in like.operation.position else None
-        values.append(known if known in parameter.choices else rng.choice(parameter.choices))
-    return tuple(values)
-
-
-@cache
-def _same_arguments(types: tuple[Type, ...]) -> list[Operation]:
-    """Operations that take exactly these argument types (never those the sampler would not draw)."""
-    return [op for op in OPERATIONS.values() if op.weight > 0 and types in op.signatures and "times" not in op.position]
-
-
-@cache
-def _wrappers(inside: Type, outside: Type) -> list[tuple[Operation, int, tuple[Type, ...]]]:
-    """(operation, argument index, argument types) with `inside` at the index and `outside` as the result."""
-    return [
-        (operation, index, types)
-        for operation in OPERATIONS.values()
-        if operation.weight > 0 and outside not in _OUTER
-        for types, result in operation.signatures.items()
-        if result is outside
-        for index, each in enumerate(types)
-        if each is inside
-    ]

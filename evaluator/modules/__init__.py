@@ -1,7 +1,7 @@
-"""Terms as plain modules: one small class per operation, found in the one table `MODULES`."""
+"""Terms as plain modules: one small class per operation, found in the table of its family."""
 
-from archloom.evaluator.modules.base import Cache, Flow, Operator
-from archloom.evaluator.modules.blocks import Stack
+from archloom.evaluator.modules.base import WHOLE, Cache, Context, Flow, Operator
+from archloom.evaluator.modules.stacks import Stack
 from archloom.evaluator.modules.table import MODULES, compile_mixer
 
-__all__ = ["MODULES", "Cache", "Flow", "Operator", "Stack", "compile_mixer"]
+__all__ = ["MODULES", "WHOLE", "Cache", "Context", "Flow", "Operator", "Stack", "compile_mixer"]

@@ -1,120 +1,147 @@
-"""Mixers, channel mixers, blocks and stacks: everything above the heads. x: [B, T, D] -> [B, T, D]."""
+"""Blocks: a mixer and a channel mixer around the residual stream. x: [B, T, D] -> [B, T, D]."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archloom.evaluator.modules.base import Cache, Flow
-from archloom.evaluator.modules.table import compile_mixer
+from archloom.evaluator.modules.base import WHOLE, Context
+from archloom.evaluator.modules.channels import make_channel
+from archloom.evaluator.modules.mixers import make_mixer
 from archloom.search_space.costs import Widths
-from archloom.search_space.plans import heads_of
-from archloom.search_space.stacks import layers
-from archloom.search_space.terms import Term
+from archloom.search_space.patterns import CAUSAL, Pattern
+from archloom.search_space.terms import Term, walk
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "relu2": lambda x: functional.relu(x).square(),
-    "silu": functional.silu,
-}
+EPSILON = 1e-6
+UPDATE_BIAS = 2.0
+BRANCH_SCALE = 0.1
 
 
-class Mixer(nn.Module):
-    """Heads joined and projected back to the stream."""
-
-    def __init__(self, term: Term, *, widths: Widths, length: int) -> None:
-        super().__init__()
-        heads = term.integer("heads")
-        shape = widths.shape(heads, length)
-        self.body = compile_mixer(term, widths=widths, length=length)
-        self.output = nn.Linear(heads_of(term.arguments[0], heads) * shape.value, shape.width, bias=False)
-
-    def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        outputs: Tensor = self.output(self.body(Flow(x=x, past=past, cache=cache, dense=dense)).flatten(2))
-        return outputs
-
-
-class Together(nn.Module):
-    def __init__(self, term: Term, *, widths: Widths, length: int) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(make_mixer(each, widths=widths, length=length) for each in term.arguments)
-
-    def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        outputs: list[Tensor] = [part(x, past, cache, dense=dense) for part in self.parts]
-        return outputs[0] + outputs[1]
-
-
-class Chain(Together):
-    def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        for part in self.parts:
-            x = part(x, past, cache, dense=dense)
-        return x
-
-
-MIXER_MODULES = {"mix": Mixer, "pointwise": Mixer, "together": Together, "chain": Chain}
-
-
-def make_mixer(term: Term, *, widths: Widths, length: int) -> nn.Module:
-    return MIXER_MODULES[term.operation.name](term, widths=widths, length=length)
-
-
-class Mlp(nn.Module):
-    def __init__(self, term: Term, widths: Widths) -> None:
-        super().__init__()
-        self.up = nn.Linear(widths.model, widths.hidden, bias=False)
-        self.down = nn.Linear(widths.hidden, widths.model, bias=False)
-        self.activation = ACTIVATIONS[str(term.value("activation"))]
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.down(self.activation(self.up(x)))
-        return outputs
-
-
-class Glu(Mlp):
-    def __init__(self, term: Term, widths: Widths) -> None:
-        super().__init__(term, widths)
-        self.gate = nn.Linear(widths.model, widths.hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.down(self.activation(self.gate(x)) * self.up(x))
-        return outputs
-
-
-CHANNEL_MODULES: dict[str, type[Mlp] | None] = {"mlp": Mlp, "glu": Glu, "none": None}
+def rms_norm(width: int) -> nn.Module:
+    return nn.RMSNorm(width, eps=EPSILON)
 
 
 class Block(nn.Module):
-    """Pre-norm residual block; `parallel` lets both mixers read the same normalised input."""
+    """Pre-norm residual block: the mixer, then the channel mixer. The other blocks differ in norm and residual."""
 
-    def __init__(self, term: Term, *, widths: Widths, length: int) -> None:
+    norm: Callable[[int], nn.Module] = staticmethod(rms_norm)
+    shares_norm = False
+
+    def __init__(self, term: Term, *, widths: Widths, length: int, pattern: Pattern = CAUSAL) -> None:
         super().__init__()
         mixer, channel = term.arguments
-        kind = CHANNEL_MODULES[channel.operation.name]
-        self.parallel = term.operation.name == "parallel"
-        self.mixer_norm = nn.RMSNorm(widths.model, eps=1e-6)
-        self.mixer = make_mixer(mixer, widths=widths, length=length)
-        self.channel = kind(channel, widths) if kind else None
-        self.channel_norm = nn.RMSNorm(widths.model, eps=1e-6) if kind and not self.parallel else None
+        self.reads_earlier = any(node.operation.name == "earlier" for node in walk(mixer))
+        self.mixer_norm = self.norm(widths.model)
+        self.mixer = make_mixer(mixer, widths=widths, length=length, pattern=pattern)
+        self.channel = make_channel(channel, widths)
+        self.channel_norm = None
+        if self.channel is not None and not self.shares_norm:
+            self.channel_norm = self.norm(widths.model)
+        self.prepare(widths.model, parts=1 if self.channel is None else 2)
 
-    def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        normed = self.mixer_norm(x)
-        y: Tensor = x + self.mixer(normed, past, cache, dense=dense)
-        if self.channel is None:
+    def prepare(self, width: int, *, parts: int) -> None:
+        """Makes the weights of the residuals of the block's parts."""
+
+    def joined(self, part: int, x: Tensor, y: Tensor) -> Tensor:
+        """The stream x after part 0 (the mixer) or 1 (the channel mixer) has said y."""
+        return x + y
+
+    def forward(self, x: Tensor, context: Context = WHOLE) -> Tensor:
+        y = self.joined(0, x, self.mixer(self.mixer_norm(x), self.told(context)))
+        if self.channel is None or self.channel_norm is None:
             return y
-        change: Tensor = self.channel(normed if self.channel_norm is None else self.channel_norm(y))
-        return y + change
+        return self.joined(1, y, self.channel(self.channel_norm(y)))
+
+    def told(self, context: Context) -> Context:
+        """The context of the mixer, which sees the earlier stream under the norm of its own."""
+        if not self.reads_earlier or context.earlier is None:
+            return context
+        return replace(context, earlier=self.mixer_norm(context.earlier))
 
 
-class Stack(nn.Module):
-    """The blocks of an architecture and the final norm. `cache` is filled for the next segment when given."""
+class Parallel(Block):
+    """Both mixers read the same normalised input."""
 
-    def __init__(self, term: Term, *, widths: Widths, length: int) -> None:
+    shares_norm = True
+
+    def forward(self, x: Tensor, context: Context = WHOLE) -> Tensor:
+        normed = self.mixer_norm(x)
+        y: Tensor = x + self.mixer(normed, self.told(context))
+        return y if self.channel is None else y + self.channel(normed)
+
+
+class GruGate(nn.Module):
+    """A GRU cell with state x and input y (Parisotto et al. 2019, section 3.2); the bias starts it near x."""
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(each, widths=widths, length=length) for each in layers(term))
-        self.norm = nn.RMSNorm(widths.model, eps=1e-6)
+        self.of_input = nn.Linear(width, 3 * width, bias=False)  # W_r, W_z, W_h
+        self.of_stream = nn.Linear(width, 2 * width, bias=False)  # U_r, U_z
+        self.of_reset = nn.Linear(width, width, bias=False)  # U_h
+        self.bias = nn.Parameter(torch.full((width,), UPDATE_BIAS))
 
-    def forward(self, x: Tensor, past: int = 0, cache: Cache | None = None, *, dense: bool = False) -> Tensor:
-        for block in self.blocks:
-            x = block(x, past, cache, dense=dense)
-        outputs: Tensor = self.norm(x)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        reset, update, new = self.of_input(y).chunk(3, -1)
+        reset_x, update_x = self.of_stream(x).chunk(2, -1)
+        z = torch.sigmoid(update + update_x - self.bias)
+        new = torch.tanh(new + self.of_reset(torch.sigmoid(reset + reset_x) * x))
+        return torch.lerp(x, new, z)
+
+
+class Gru(Block):
+    def prepare(self, width: int, *, parts: int) -> None:
+        self.gates = nn.ModuleList(GruGate(width) for _ in range(parts))
+
+    def joined(self, part: int, x: Tensor, y: Tensor) -> Tensor:
+        outputs: Tensor = self.gates[part](x, functional.relu(y))
         return outputs
+
+
+class Scaled(Block):
+    """LayerScale (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    def prepare(self, width: int, *, parts: int) -> None:
+        self.scales = nn.ParameterList(torch.full((width,), BRANCH_SCALE) for _ in range(parts))
+
+    def joined(self, part: int, x: Tensor, y: Tensor) -> Tensor:
+        outputs: Tensor = x + self.scales[part] * y
+        return outputs
+
+
+class Replacing(Block):
+    def joined(self, part: int, x: Tensor, y: Tensor) -> Tensor:
+        return x + y if part == 0 else y
+
+
+class ConditionedNorm(nn.Module):
+    """RMS norm whose gain lies between two learned ones, s(x) g + (1 - s(x)) g' with s = sigmoid(<w, x / rms(x)> + b).
+
+    The blend of DiMR's time-dependent norm (Liu et al. 2024, arXiv:2406.09416), asked of the token instead of time.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gains = nn.Parameter(torch.empty(2, width).uniform_(0.5, 1.5))  # equal ones would leave nothing to switch
+        self.switch = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.rms_norm(x, x.shape[-1:], eps=EPSILON)
+        first, second = self.gains
+        gain = torch.lerp(second, first, torch.sigmoid(self.switch(x)))
+        return x * gain
+
+
+class Conditioned(Block):
+    norm = ConditionedNorm
+
+
+BLOCKS: dict[str, type[Block]] = {
+    "block": Block,
+    "parallel": Parallel,
+    "gru": Gru,
+    "scaled": Scaled,
+    "replacing": Replacing,
+    "conditioned": Conditioned,
+}

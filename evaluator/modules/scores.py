@@ -1,8 +1,8 @@
-"""Scores and kernels written out densely: the literal operator, for what no pass can serve and as oracle of the rest.
+"""Scores written out densely: the literal operator, for what no pass can serve and as oracle of the rest.
 
-Shapes: features [B, T, H, K]; scores and kernels [B, H, T, S] with S = past + T. Entries s > t are never read, so a
-score may hold anything there. A score that is the exponential of something also offers its logarithm (`log_scores`), in
-which row normalisation is a stable softmax.
+Shapes: features [B, T, H, K]; scores [B, H, T, S] with S = past + T, or the source's tokens. Entries that a mask hides
+are never read, so a score may hold anything there. A score that is the exponential of something also offers its
+logarithm (`log_scores`), in which row normalisation is a stable softmax.
 """
 
 import math
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archloom.evaluator.modules.base import Flow, Operator, spread
-
-SMALLEST_ROW_SUM = 1e-6
+from archloom.search_space.patterns import CAUSAL
+from archloom.search_space.types import Type
 
 
 def lags(flow: Flow) -> Tensor:
@@ -24,10 +24,34 @@ def lags(flow: Flow) -> Tensor:
 
 
 def log_lag(flow: Flow, owner: nn.Module, log_decay: Tensor) -> Tensor:
-    """Sum of the log decay over (s, t], 0 where s > t; log_decay [B, T, H, ...] -> [B, H, T, S, ...]."""
-    total = flow.history(owner, log_decay).cumsum(1).transpose(1, 2)  # [B, H, S, ...]
-    now = total[:, :, flow.past :].unsqueeze(3)
-    return (now - total.unsqueeze(2)).clamp(max=0)
+    """The summed log decay between source and query, [B, T, H, ...] -> [B, H, T, S, ...].
+
+    Causal: over (s, t], and 0 where s > t. Noncausal: over [t, s) where s > t, what the reversed sequence would give.
+    Cross: over all that follow s in the source.
+    """
+    return summed_lag(flow, flow.keys.history(owner, log_decay))
+
+
+def summed_lag(flow: Flow, log_decay: Tensor) -> Tensor:
+    """`log_lag` of a whole history [B, S, H, ...]."""
+    total = log_decay.cumsum(1).transpose(1, 2)  # [B, H, S, ...]
+    if flow.pattern.cross:
+        lag = (total[:, :, -1:] - total).unsqueeze(2)
+        return lag.expand(-1, -1, flow.x.shape[1], *lag.shape[3:])
+    lag = total[:, :, flow.past :].unsqueeze(3) - total.unsqueeze(2)
+    if flow.pattern.causal:
+        return lag.clamp(max=0)
+    before = total - log_decay.transpose(1, 2)
+    back = before.unsqueeze(2) - before.unsqueeze(3)
+    return torch.minimum(lag, back)  # of the two, the one that is not positive
+
+
+def visible_count(flow: Flow) -> Tensor:
+    """How many tokens the pattern lets each new token see, [T]."""
+    steps = flow.x.shape[1]
+    if flow.pattern == CAUSAL:
+        return torch.arange(flow.past + 1, flow.past + steps + 1, device=flow.x.device)
+    return torch.full((steps,), flow.keys.x.shape[1], device=flow.x.device)
 
 
 def widen(score: Tensor, heads: int) -> Tensor:
@@ -38,8 +62,9 @@ def widen(score: Tensor, heads: int) -> Tensor:
 class Dot(Operator):
     """K^-1/2 <q_t, k_s>."""
 
-    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        q, k = spread(arguments[0], self.heads), spread(flow.history(self, arguments[1]), self.heads)
+    def forward(self, flow: Flow) -> Tensor:
+        q = spread(self.inputs[0](flow), self.heads)
+        k = spread(flow.keys.history(self, self.inputs[1](flow.keys)), self.heads)
         return torch.einsum("bthk,bshk->bhts", q, k) / math.sqrt(q.shape[-1])
 
 
@@ -51,44 +76,63 @@ class Decayed(Operator):
 
 
 class DecayedDot(Decayed):
-    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        q, k = spread(arguments[0], self.heads), spread(flow.history(self, arguments[1]), self.heads)
-        decay = log_lag(flow, self.decays, arguments[2]).exp()  # [B, H, T, S, K]
+    def forward(self, flow: Flow) -> Tensor:
+        q = spread(self.inputs[0](flow), self.heads)
+        k = spread(flow.keys.history(self, self.inputs[1](flow.keys)), self.heads)
+        decay = log_lag(flow, self.decays, self.inputs[2](flow.keys)).exp()  # [B, H, T, S, K]
         return torch.einsum("bthk,bshk,bhtsk->bhts", q, k, decay) / math.sqrt(q.shape[-1])
+
+
+def both_sides(module: Operator, flow: Flow) -> tuple[Tensor, Tensor]:
+    """Keys as queries read them, and those of the key side; one tensor where both are the same sequence."""
+    now = module.inputs[0](flow)
+    behind = now if flow.keys is flow else module.inputs[0](flow.keys)
+    return spread(now, module.heads), spread(flow.keys.history(module, behind), module.heads)
 
 
 class Gram(Operator):
     """beta_t <k_t, k_s>."""
 
-    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        k = spread(arguments[0], self.heads)
-        before = spread(flow.history(self, arguments[0]), self.heads)
-        return torch.einsum("bthk,bth,bshk->bhts", k, arguments[1], before)
+    def forward(self, flow: Flow) -> Tensor:
+        k, before = both_sides(self, flow)
+        return torch.einsum("bthk,bth,bshk->bhts", k, self.inputs[1](flow), before)
 
 
 class DecayedGram(Decayed):
-    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        k = spread(arguments[0], self.heads)
-        before = spread(flow.history(self, arguments[0]), self.heads)
-        decay = log_lag(flow, self.decays, arguments[2]).exp()
-        return torch.einsum("bthk,bth,bshk,bhtsk->bhts", k, arguments[1], before, decay)
+    def forward(self, flow: Flow) -> Tensor:
+        k, before = both_sides(self, flow)
+        decay = log_lag(flow, self.decays, self.inputs[2](flow.keys)).exp()
+        return torch.einsum("bthk,bth,bshk,bhtsk->bhts", k, self.inputs[1](flow), before, decay)
 
 
 class Decay(Operator):
     def forward(self, flow: Flow) -> Tensor:
-        return widen(self.inputs[0](flow), self.heads) * log_lag(flow, self, self.inputs[1](flow)).exp()
+        return widen(self.inputs[0](flow), self.heads) * log_lag(flow, self, self.inputs[1](flow.keys)).exp()
 
     def log_scores(self, flow: Flow) -> Tensor | None:
         inside = self.inputs[0].log_scores(flow)
-        return None if inside is None else widen(inside, self.heads) + log_lag(flow, self, self.inputs[1](flow))
+        return None if inside is None else widen(inside, self.heads) + log_lag(flow, self, self.inputs[1](flow.keys))
+
+    @property
+    def has_log_scores(self) -> bool:
+        return self.inputs[0].has_log_scores
 
 
 class Exp(Operator):
+    """Of scores, and of features, which end at e^3 so that exponentials of what is made of them stay finite."""
+
+    LARGEST = 3.0
+
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        return arguments[0].exp()
+        (x,) = arguments
+        return x.exp() if self.term.type is Type.POSITIVE_SCORE else x.clamp(max=self.LARGEST).exp()
 
     def log_scores(self, flow: Flow) -> Tensor | None:
         return self.inputs[0](flow)
+
+    @property
+    def has_log_scores(self) -> bool:
+        return True
 
 
 class Taylor2(Operator):
@@ -107,105 +151,112 @@ class Times(Operator):
         return left * right
 
 
-class Mask(Operator):
-    """Causal, or a causal window."""
-
-    def mask(self, flow: Flow) -> Tensor:
-        lag = lags(flow)
-        if "width" not in self.term.operation.position:
-            return lag >= 0
-        return (lag >= 0) & (lag < self.term.integer("width"))
-
+class Plus(Operator):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        return arguments[0].masked_fill(~self.mask(flow), 0)
+        left, right = (widen(each, self.heads) for each in arguments)
+        return left + right
 
     def log_scores(self, flow: Flow) -> Tensor | None:
-        inside = self.inputs[0].log_scores(flow)
-        return None if inside is None else inside.masked_fill(~self.mask(flow), -torch.inf)
+        if not self.has_log_scores:
+            return None
+        left, right = (each.log_scores(flow) for each in self.inputs)
+        assert left is not None
+        assert right is not None
+        return torch.logaddexp(widen(left, self.heads), widen(right, self.heads))
+
+    @property
+    def has_log_scores(self) -> bool:
+        return all(each.has_log_scores for each in self.inputs)
 
 
-class RowNorm(Operator):
+class Ones(Operator):
     def forward(self, flow: Flow) -> Tensor:
-        logits = self.inputs[0].log_scores(flow)
-        if logits is not None:
-            return torch.softmax(logits, -1)
-        kernel = self.inputs[0](flow)
-        return kernel / kernel.sum(-1, keepdim=True).clamp(min=SMALLEST_ROW_SUM)
+        sources = flow.keys.x.shape[1] if flow.pattern.cross else flow.past + flow.x.shape[1]
+        return flow.x.new_ones(len(flow.x), self.heads, flow.x.shape[1], sources)
+
+    def log_scores(self, flow: Flow) -> Tensor | None:
+        return torch.zeros_like(self(flow))
+
+    @property
+    def has_log_scores(self) -> bool:
+        return True
 
 
-class Damp(Operator):
+class Quad(Operator):
+    """(s + c)^2; c starts at 5, where Li et al. (2023, arXiv:2211.01452, 2Quad) keep it."""
+
+    START = 5.0
+
+    def prepare(self) -> None:
+        self.shift = nn.Parameter(torch.full((self.heads,), self.START))
+
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
-        kernel, gate = arguments
-        return widen(kernel, self.heads) * gate.transpose(1, 2).unsqueeze(-1)
+        return (arguments[0] + self.shift[:, None, None]).square()
 
 
-class DenseKernel(Operator):
-    """A learned lower-triangular matrix per head, stored without its empty half; rows start as a noisy average."""
+class Cap(Operator):
+    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
+        limit = self.term.integer("limit")
+        return limit * torch.tanh(arguments[0] / limit)
 
-    rows: Tensor
-    columns: Tensor
+
+class Temper(Operator):
+    def prepare(self) -> None:
+        self.log_gain = nn.Parameter(torch.zeros(self.heads))
+
+    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
+        return arguments[0] * self.log_gain.exp()[:, None, None]
+
+
+class Fourier(Operator):
+    """Coefficients [heads, order] start so that the function has variance 1 over a period, whatever the order."""
 
     def prepare(self) -> None:
-        length = self.shape.length
-        rows, columns = torch.tril_indices(length, length)
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("columns", columns, persistent=False)
-        scale = 1 / (rows + 1).sqrt()
-        self.entries = nn.Parameter(torch.randn(self.shape.heads, rows.numel()) * scale)
+        order = self.term.integer("order")
+        self.cosines = nn.Parameter(torch.randn(self.heads, order) / math.sqrt(order))
+        self.sines = nn.Parameter(torch.randn(self.heads, order) / math.sqrt(order))
+
+    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
+        terms = []
+        for m, (a, b) in enumerate(zip(self.cosines.unbind(1), self.sines.unbind(1), strict=True), start=1):
+            angle = m * arguments[0]
+            terms.append(a[:, None, None] * (angle.cos() - 1) + b[:, None, None] * angle.sin())
+        return torch.stack(terms).sum(0)
+
+
+class Dilute(Operator):
+    """Ramapuram et al. 2024 (arXiv:2409.04431): a sigmoid with the bias -log n."""
+
+    def lowered(self, flow: Flow) -> Tensor:
+        scores = self.inputs[0](flow)
+        return scores - visible_count(flow).to(scores.dtype).log()[:, None]
 
     def forward(self, flow: Flow) -> Tensor:
-        end = flow.past + flow.x.shape[1]
-        if end > self.shape.length:
-            raise ValueError(f"a dense kernel of length {self.shape.length} cannot be extended to {end} tokens")
-        matrix = self.entries.new_zeros(self.shape.heads, self.shape.length, self.shape.length)
-        matrix = matrix.index_put((torch.arange(len(matrix))[:, None], self.rows, self.columns), self.entries)
-        return matrix[None, :, flow.past : end, :end].expand(len(flow.x), -1, -1, -1)
+        return torch.sigmoid(self.lowered(flow))
+
+    def log_scores(self, flow: Flow) -> Tensor | None:
+        return functional.logsigmoid(self.lowered(flow))
+
+    @property
+    def has_log_scores(self) -> bool:
+        return True
 
 
-class Filter(Operator):
-    """`taps(n)` gives the filter's first n taps, [H * V, n]."""
-
-    def taps(self, count: int) -> Tensor:
-        raise NotImplementedError(type(self).__name__)
-
-
-class ImplicitFilter(Filter):
-    """Hyena's filter (Poli et al. 2023, eq. 7): a sine network of the position under an exponential window.
-
-    Positions are counted in units of the protocol's length, so the filter at a lag does not depend on the sequence.
-    """
-
-    WIDTH = 16
-    FREQUENCY = 10.0
-    SHIFT = 0.01
-
-    rates: Tensor
-
-    def prepare(self) -> None:
-        channels = self.shape.heads * self.shape.value
-        self.first, self.second = nn.Linear(5, self.WIDTH), nn.Linear(self.WIDTH, self.WIDTH)
-        self.last = nn.Linear(self.WIDTH, channels, bias=False)
-        rates = torch.linspace(math.log(100) / 1.5, math.log(100) / 0.3, channels)
-        self.register_buffer("rates", rates, persistent=False)
-
-    def taps(self, count: int) -> Tensor:
-        time = torch.arange(count, device=self.rates.device, dtype=self.last.weight.dtype)[:, None] / self.shape.length
-        angles = 2 * math.pi * time * torch.tensor([1.0, 2.0], device=time.device, dtype=time.dtype)
-        features = torch.cat([time, angles.cos(), angles.sin()], -1)
-        hidden = torch.sin(self.FREQUENCY * self.first(features))
-        hidden = torch.sin(self.second(hidden))
-        taps: Tensor = self.last(hidden) * (torch.exp(-time * self.rates) + self.SHIFT)
-        return taps.T
-
-
-class ExponentialFilter(Filter):
-    """sum over n of c_n exp(-lambda_n tau); time constants start log-uniform from 1 to 64 tokens."""
-
-    def prepare(self) -> None:
-        size = (self.shape.heads * self.shape.value, self.term.integer("order"))
-        self.log_rates = nn.Parameter(torch.empty(size).uniform_(-math.log(64), 0))
-        self.weights = nn.Parameter(torch.randn(size) / size[1])
-
-    def taps(self, count: int) -> Tensor:
-        time = torch.arange(count, device=self.weights.device, dtype=self.weights.dtype)
-        return torch.einsum("cn,cnt->ct", self.weights, torch.exp(-self.log_rates.exp()[..., None] * time))
+MODULES: dict[str, type[Operator]] = {
+    "dot": Dot,
+    "decayed_dot": DecayedDot,
+    "gram": Gram,
+    "decayed_gram": DecayedGram,
+    "decay": Decay,
+    "exp": Exp,
+    "taylor2": Taylor2,
+    "relu2": Relu2,
+    "times": Times,
+    "plus": Plus,
+    "ones": Ones,
+    "quad": Quad,
+    "cap": Cap,
+    "temper": Temper,
+    "fourier": Fourier,
+    "dilute": Dilute,
+}

@@ -1,73 +1,58 @@
 """The table of modules by operation name, and the compiler of one mixer."""
 
-from archloom.evaluator.modules import elementwise as e
-from archloom.evaluator.modules import scores as s
+from archloom.evaluator.modules import (
+    convolutions,
+    features,
+    filters,
+    gates,
+    kernels,
+    masks,
+    memory,
+    normalisers,
+    positions,
+    projections,
+    readouts,
+    recurrences,
+    scores,
+    streams,
+    values,
+)
 from archloom.evaluator.modules.base import Operator, Shared
 from archloom.evaluator.modules.passes import Pass
 from archloom.search_space.costs import Widths
 from archloom.search_space.operations import SHARED
+from archloom.search_space.patterns import CAUSAL, Pattern
 from archloom.search_space.plans import heads_of
 from archloom.search_space.terms import Term
 
-
-class Toeplitz(Operator):
-    """A filter as a kernel; `Pass` reads the filter's taps."""
-
-
 MODULES: dict[str, type[Operator]] = {
-    "x": e.Input,
-    "shift": e.Shift,
-    "project": e.Projection,
-    "value": e.Projection,
-    "conv": e.ShortConvolution,
-    "silu": e.Silu,
-    "elu1": e.EluPlusOne,
-    "relu": e.Relu,
-    "channel_softmax": e.ChannelSoftmax,
-    "unit": e.Unit,
-    "rotary": e.Rotary,
-    "norm": e.HeadNorm,
-    "scale": e.Scale,
-    "weigh": e.Weigh,
-    "mul": e.Multiply,
-    "add": e.Add,
-    "beta": e.Beta,
-    "double": e.Double,
-    "step": e.Step,
-    "retention": e.Retention,
-    "forget": e.Forget,
-    "selective": e.Selective,
-    "forget_channels": e.ForgetChannels,
-    "selective_channels": e.SelectiveChannels,
-    "sigmoid": e.Sigmoid,
-    "dot": s.Dot,
-    "decayed_dot": s.DecayedDot,
-    "gram": s.Gram,
-    "decayed_gram": s.DecayedGram,
-    "decay": s.Decay,
-    "exp": s.Exp,
-    "taylor2": s.Taylor2,
-    "relu2": s.Relu2,
-    "times": s.Times,
-    "causal": s.Mask,
-    "window": s.Mask,
-    "rownorm": s.RowNorm,
-    "damp": s.Damp,
-    "dense": s.DenseKernel,
-    "implicit": s.ImplicitFilter,
-    "exponential": s.ExponentialFilter,
-    "toeplitz": Toeplitz,
+    **streams.MODULES,
+    **features.MODULES,
+    **values.MODULES,
+    **gates.MODULES,
+    **scores.MODULES,
+    **masks.MODULES,
+    **kernels.MODULES,
+    **filters.MODULES,
+    **normalisers.MODULES,
+    **positions.MODULES,
+    **projections.MODULES,
+    **recurrences.MODULES,
+    **readouts.MODULES,
+    **convolutions.MODULES,
+    **memory.MODULES,
     "apply": Pass,
     "resolve": Pass,
     "let": Shared,
 }
-"""Every operation inside a mixer. To add one, write its class and a row here and in `search_space/operations.py`."""
+"""Every operation inside a mixer. To add one, write its class and a row in the file of its family, and its row in
+`search_space/operations`."""
 
 
-def compile_mixer(mixer: Term, *, widths: Widths, length: int) -> Operator:
+def compile_mixer(mixer: Term, *, widths: Widths, length: int, pattern: Pattern = CAUSAL) -> Operator:
     """The module of a mixer's body; a shared node becomes one module with several readers."""
     heads = mixer.integer("heads")
-    shape = widths.shape(heads, length)
+    shape = widths.shape(heads, length, inner=mixer.integer("inner"), pattern=pattern)
     modules: dict[int, Operator] = {}
 
     def build(node: Term) -> Operator:

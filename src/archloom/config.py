@@ -208,7 +208,7 @@ class Search(Section):
     """How new candidates are proposed."""
 
     baselines: tuple[str, ...] | None = None
-    """Names of the zoo that are trained beside the candidates. Without it, the whole zoo."""
+    """Names of the zoo that are trained beside the candidates. Without it, those of `zoo.STANDARD`."""
     lookahead: Positive = 8
     """Job n is decided from the results of the first n - lookahead jobs, so timing never changes a result."""
     max_size: Positive = 48

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from archloom.progress import Outcome
     from archloom.replay import ReplayReport
     from archloom.resolve import Value
-    from archloom.search_space.zoo import Entry
     from archloom.summary import Summary
 
 WIDE = 200
@@ -54,6 +53,11 @@ def note(text: str) -> None:
 def plain(text: str) -> str:
     """Without the control characters by which a text could move the cursor or colour what follows."""
     return "".join(letter if letter in "\n\t" or letter.isprintable() else "�" for letter in text)
+
+
+def fields(value: Any) -> dict[str, object]:
+    """A record's fields by name."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def json_(value: object) -> None:
@@ -280,10 +284,6 @@ def calls(found: Sequence[LanguageModelCall]) -> Table:
 
 def answer(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     return table(columns, [["" if cell is None else str(cell) for cell in row] for row in rows])
-
-
-def zoo(entries: Sequence["Entry"]) -> Table:
-    return table(("name", "title", "source"), [(entry.name, entry.title, entry.source) for entry in entries])
 
 
 def replay(report: "ReplayReport") -> Table:

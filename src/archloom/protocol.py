@@ -9,6 +9,7 @@ from archloom.config import Config, ProtocolSection, RecallTask, TextTask
 from archloom.db.records import Protocol, Rung, Stage, Task, Training
 from archloom.errors import ConfigError
 from archloom.search_space import GRAMMAR_VERSION, identity, text, zoo
+from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.types import Type
 
 PROTOCOL_VERSION = 1
@@ -42,14 +43,17 @@ def to_protocol(config: Config) -> Protocol:
 
 
 def baselines(config: Config) -> tuple[str, ...]:
-    """The names of the baselines. Errors: `ConfigError` for a name that is not in the zoo."""
+    """The names of the baselines. Errors: `ConfigError` for a name that is not in the zoo or not causal."""
     known = zoo.names()
     for name in config.search.baselines or ():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"the zoo holds {', '.join(known)}"
             raise ConfigError(f"search.baselines: {name!r} is not in the zoo; {hint}")
-    return tuple(known) if config.search.baselines is None else config.search.baselines
+        pattern = zoo.entry(name).pattern
+        if pattern != CAUSAL:
+            raise ConfigError(f"search.baselines: {name!r} is {pattern.name}; the tasks of a campaign are causal")
+    return zoo.STANDARD if config.search.baselines is None else config.search.baselines
 
 
 def _task(section: RecallTask | TextTask) -> Task:

@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from archloom import campaign
+from archloom.agents.proposer import Proposal
 from archloom.config import Config
-from archloom.db.records import GATES, CampaignState, FailureKind, Origin
+from archloom.db.records import GATES, CampaignState, FailureKind, Origin, Trial
 from archloom.db.store import Store
 from archloom.errors import ConfigError, EnvironmentProblem
+from archloom.search_space import zoo
 
 Results = dict[tuple[str, str, int, int], float | None]
 """Score by (candidate, task, rung, seed)."""
@@ -203,9 +206,20 @@ def test_a_candidate_that_computes_a_known_function_is_not_trained(
     assert found
 
 
-def test_an_exhausted_space_is_said_plainly(configuration: Configure, tmp_path: Path) -> None:
-    config = configuration(
-        tmp_path, "search.max_size=8", "budget.candidates=5000", "search.arms={random=1.0}", "executor.kind=inline"
-    )
-    with pytest.raises(ConfigError, match="max_size"), Store.open(config.campaign.store, create=True) as store:
-        campaign.run(config, store=store, resume=False, progress=ignore, stopping=never)
+class _Small:
+    """An arm whose whole space is one new mixer."""
+
+    def ask(self, history: Sequence[Trial], n: int, rng: Random) -> list[Proposal]:
+        term = zoo.as_architecture(zoo.load("retnet"), depth=1)
+        return [Proposal(term=term, origin=Origin.RANDOM, operator="sample")] * n
+
+
+def test_an_exhausted_space_is_said_plainly(
+    configuration: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archloom.campaign.make_arms", lambda config, store: {"random": _Small()})
+    config = configuration(tmp_path, "search.arms={random=1.0}", "executor.kind=inline")
+    with Store.open(config.campaign.store, create=True) as store:
+        with pytest.raises(ConfigError, match="after 3: .*max_size"):
+            campaign.run(config, store=store, resume=False, progress=ignore, stopping=never)
+        assert [t.candidate.origin for t in store.history("small")] == [Origin.ZOO, Origin.ZOO, Origin.RANDOM]

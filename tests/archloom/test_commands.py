@@ -350,12 +350,15 @@ def test_show_prints_term_results_and_notes(ledger: Path) -> None:
         "evolution",
         candidate(1).short,
         "resolve(",
+        "L_ts = S2_ts [s ≤ t]",
+        "deltanet, distance",
         "0.970",
         "note: worth a second look",
     ):
         assert expected in shown
     as_json = answer("show", candidate(2).id)
     assert as_json["candidate"]["term"] == candidate(2).term
+    assert (as_json["explanation"]["id"], as_json["explanation"]["same_as"]) == (candidate(2).id, "kda")
     assert [result["score"] for result in as_json["results"]] == [0.95, 0.97]
     assert answer("show", "mha")["candidate"]["id"] == candidate(0).id
 

@@ -265,7 +265,7 @@ def test_missing_text_is_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("reference", "said"),
-    [("mah", "neither a term nor in the zoo: .*mha"), ("causal(dot(project(x), project(x)))", "kernel")],
+    [("mah", "neither a term nor in the zoo: .*mha"), ("masked(dot(project(x), project(x)), visible)", "kernel")],
 )
 def test_a_bad_reference_is_refused(reference: str, said: str) -> None:
     config = Config.load(str(QUICKSTART), [f"protocol.reference={reference}"]).config
@@ -286,7 +286,7 @@ def test_two_tasks_of_one_kind_need_their_kind(tmp_path: Path) -> None:
 def test_baselines_are_the_zoo_or_names_of_it() -> None:
     from archloom.search_space import zoo
 
-    assert baselines(Config.load(str(QUICKSTART)).config) == zoo.names()
+    assert baselines(Config.load(str(QUICKSTART)).config) == zoo.STANDARD
     assert baselines(Config.load(str(QUICKSTART), ["search.baselines=['mha']"]).config) == ("mha",)
-    with pytest.raises(ConfigError, match="'mah' is not in the zoo; did you mean 'mha'"):
-        baselines(Config.load(str(QUICKSTART), ["search.baselines=['mah']"]).config)
+    with pytest.raises(ConfigError, match="'hyna' is not in the zoo; did you mean 'hyena'"):
+        baselines(Config.load(str(QUICKSTART), ["search.baselines=['hyna']"]).config)

@@ -95,7 +95,7 @@ def test_a_taken_name_and_an_unreadable_store_are_refused(
 
 
 def test_an_ill_typed_term_shows_where(tmp_path: Path) -> None:
-    shown = archloom(tmp_path, "show", "--term", "mix(apply(causal(dot(project(x), value(x))), value(x)))")
+    shown = archloom(tmp_path, "show", "--term", "mix(apply(masked(dot(project(x), value(x)), visible), value(x)))")
     assert shown.returncode == 2
     assert "^" in shown.stderr
     assert "argument 2 of `dot`" in shown.stderr

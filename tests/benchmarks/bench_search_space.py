@@ -1,7 +1,9 @@
-"""How fast the algebra is: draws, edits, ids and texts per second of one core, and how often a draw is a duplicate.
+"""How fast the algebra is: draws, edits, ids and texts per second of one core; how often a draw is a duplicate; what
+becomes of mutations.
 
-Run as `python tests/benchmarks/bench_search_space.py`. Each figure is the best of three passes in process time, after a
-warm-up that fills the counting tables. Nothing is gated here.
+Run as `python tests/benchmarks/bench_search_space.py`. With `--functional N`, N canonical mixers of different ids are
+built in float64 as well, and those that share the evaluator's functional fingerprint are counted and shown. Each figure
+is the best of three passes in process time, after a warm-up that fills the counting tables. Nothing is gated here.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from archloom.search_space.identity import canonical, term_id
 from archloom.search_space.sampling import Sampler
 from archloom.search_space.terms import Term
 from archloom.search_space.text import parse
-from archloom.search_space.variation import crossover, mutate
+from archloom.search_space.variation import Outcome, crossover, mutate, rates
 
 WIDTH, LENGTH, DEPTH = 64, 64, 2
 PASSES = 3
@@ -79,16 +81,52 @@ def duplicates(sampler: Sampler, count: int) -> tuple[int, int]:
     return count - len(architectures), count - len(mixers)
 
 
+def outcomes(count: int) -> None:
+    """Prints what became of `count` tries of each kind of mutation."""
+    sampler, rng = Sampler.default(depth=4, width=WIDTH, length=LENGTH), Random(3)
+    report = rates([sampler.architecture(rng) for _ in range(100)], sampler, rng, tries=count)
+    print(f"{'mutation':12s}" + "".join(f"{outcome.value:>13s}" for outcome in Outcome))
+    for kind, shares in report.items():
+        print(f"{kind:12s}" + "".join(f"{100 * shares[outcome]:12.1f}%" for outcome in Outcome))
+
+
+def functional(sampler: Sampler, count: int) -> None:
+    """Prints how many of `count` architectures of one mixer and different ids compute what an earlier one does."""
+    import torch
+
+    from archloom.evaluator.gates import fingerprint
+
+    torch.set_num_threads(1)
+    rng = Random(4)
+    classes: dict[str, dict[str, str]] = {}
+    ids: set[str] = set()
+    while len(ids) < count:
+        mixer = sampler.mixer(rng)
+        if term_id(mixer) not in ids:
+            ids.add(term_id(mixer))
+            classes.setdefault(fingerprint(zoo.as_architecture(mixer, depth=1)), {})[term_id(mixer)] = mixer.text
+    again = count - len(classes)
+    print(f"functional duplicates among {count:,d} mixers of different ids: {again} ({100 * again / count:.2f} %)")
+    for alike in classes.values():
+        if len(alike) > 1:
+            print("\n  = ".join(["  " + text for text in alike.values()]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000, help="calls per timed pass")
-    count = parser.parse_args().count
+    parser.add_argument("--functional", type=int, default=0, help="mixers to compare by function")
+    arguments = parser.parse_args()
+    count = arguments.count
     sampler = Sampler.default(depth=DEPTH, width=WIDTH, length=LENGTH)
     for name, per_second in speeds(sampler, count).items():
         print(f"{name:24s} {per_second:9,.0f} /s")
     print(f"{'buildable of 300':24s} {buildable(sampler, 300):9.1f} %")
     whole, mixers = duplicates(sampler, 10_000)
     print(f"{'duplicates of 10,000':24s} {whole:9,d} architectures, {mixers:,d} mixers")
+    outcomes(count)
+    if arguments.functional:
+        functional(sampler, arguments.functional)
 
 
 if __name__ == "__main__":

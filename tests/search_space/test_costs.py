@@ -5,15 +5,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from archloom.errors import ConfigError
-from archloom.evaluator.modules import Stack
+from archloom.evaluator.modules import Context, Stack
 from archloom.search_space import zoo
 from archloom.search_space.costs import Widths, costs, default_widths, solve_widths, target_parameters
+from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.terms import Term
 from archloom.search_space.text import parse
 
 from .sampled import architectures
 
 TOLERANCE = 0.02
+OTHER_WIDTH = {"crate": 1, "gtrxl": -1}
+"""Entries that D is wider for (nothing has a hidden width) or narrower (its gates alone would be the whole target)."""
 
 
 def by_hand(width: int, length: int, depth: int) -> tuple[int, int]:
@@ -39,7 +42,7 @@ def test_state_of_a_window_stops_growing_and_of_a_recurrence_never_does() -> Non
 
 def test_a_fused_delta_rule_has_one_state_and_an_untied_one_two() -> None:
     tied = parse(zoo.entry("deltanet").text)
-    text = tied.text.replace("resolve(causal(gram(k1, b1))", "resolve(causal(gram(unit(k2), b1))")
+    text = tied.text.replace("resolve(masked(gram(k1, b1), visible)", "resolve(masked(gram(unit(k2), b1), visible)")
     loose = parse(
         text.replace("mix(let", "mix(let k2 = silu(conv(project(x))) in let", 1).replace("unit(k2)", "unit(k2)")
     )
@@ -53,13 +56,16 @@ def _stack(mixer: Term) -> Term:
 
 @pytest.mark.parametrize("length", [32, 128])
 @pytest.mark.parametrize("width", [32, 64])
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.names(CAUSAL))
 def test_every_zoo_entry_reaches_the_target(name: str, width: int, length: int) -> None:
     target = target_parameters(zoo.load("mha"), width=width, length=length)
     found = solve_widths(zoo.load(name), target=target, width=width, length=length, tolerance=TOLERANCE)
     assert abs(costs(zoo.load(name), found, length).parameters - target) <= TOLERANCE * target
-    assert found.model == width
-    assert found.hidden >= width // 4
+    if name in OTHER_WIDTH:
+        assert OTHER_WIDTH[name] * found.model > OTHER_WIDTH[name] * width
+    else:
+        assert found.model == width
+        assert found.hidden >= width // 4
 
 
 def test_the_reference_solves_to_its_own_widths() -> None:
@@ -70,7 +76,7 @@ def test_the_reference_solves_to_its_own_widths() -> None:
 
 def test_architectures_without_a_channel_mixer_are_widened() -> None:
     target = target_parameters(zoo.load("mha"), width=32, length=64)
-    bare = parse(zoo.load("mha").text.replace("mlp(activation=gelu)", "none"))
+    bare = parse(zoo.load("mha").text.replace("mlp", "none"))
     found = solve_widths(bare, target=target, width=32, length=64, tolerance=TOLERANCE)
     assert found.model > 32
     assert abs(costs(bare, found, 64).parameters - target) <= TOLERANCE * target
@@ -89,8 +95,8 @@ def test_nearly_every_draw_reaches_the_target() -> None:
 
 
 def test_an_impossible_target_says_what_was_missed_and_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"to 100 parameters within 2%: the nearest have \d+\. Give its mixers fewer"):
-        solve_widths(zoo.load("mamba2"), target=100, width=64, length=64, tolerance=TOLERANCE)
+    with pytest.raises(ConfigError, match=r"to 10 parameters within 2%: the nearest have \d+\. Give its mixers fewer"):
+        solve_widths(zoo.load("mamba2"), target=10, width=64, length=64, tolerance=TOLERANCE)
 
 
 def test_head_widths_are_rounded_and_never_zero() -> None:
@@ -110,7 +116,7 @@ def test_flops_agree_with_a_counter(name: str, dense: bool, least: float, most: 
     torch.set_num_threads(1)
     stack = Stack(term, widths=default_widths(width), length=length)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        stack(torch.randn(batch, length, width), dense=dense)
+        stack(torch.randn(batch, length, width), Context(dense=dense))
     claimed = batch * costs(term, default_widths(width), length).flops
     assert least < counter.get_total_flops() / claimed < most
 

@@ -22,7 +22,7 @@ def mixer(body: str) -> Term:
 
 
 def attention(value: str) -> Term:
-    return mixer(f"apply(causal(dot({QUERY}, {KEY})), {value})")
+    return mixer(f"apply(masked(dot({QUERY}, {KEY}), visible), {value})")
 
 
 def same(left: Term, right: Term) -> bool:
@@ -46,8 +46,8 @@ def test_nodes_and_edges_of_a_small_term() -> None:
 
 
 def test_a_let_is_one_node_with_a_parent_for_every_use() -> None:
-    tied = to_graph(mixer("let k = project(x) in apply(causal(dot(silu(k), unit(k))), value(x))"))
-    apart = to_graph(mixer("apply(causal(dot(silu(project(x)), unit(project(x)))), value(x))"))
+    tied = to_graph(mixer("let k = project(x) in apply(masked(dot(silu(k), unit(k)), visible), value(x))"))
+    apart = to_graph(mixer("apply(masked(dot(silu(project(x)), unit(project(x))), visible), value(x))"))
 
     def projections(graph: nx.DiGraph) -> list[int]:
         return [graph.in_degree(n) for n, name in graph.nodes(data="operation") if name == "project"]
@@ -57,13 +57,13 @@ def test_a_let_is_one_node_with_a_parent_for_every_use() -> None:
 
 
 def test_a_stream_taken_twice_by_one_operation_keeps_both_positions() -> None:
-    graph = to_graph(mixer("let k = project(x) in apply(causal(dot(k, k)), value(x))"))
+    graph = to_graph(mixer("let k = project(x) in apply(masked(dot(k, k), visible), value(x))"))
     (positions,) = [p for a, _, p in graph.edges(data="positions") if graph.nodes[a]["operation"] == "dot"]
     assert positions == (0, 1)
 
 
 def test_a_let_never_joins_two_mixers() -> None:
-    part = mixer("let k = project(x) in apply(causal(dot(k, k)), value(x))")
+    part = mixer("let k = project(x) in apply(masked(dot(k, k), visible), value(x))")
     chain = OPERATIONS["chain"]
     graph = to_graph(build(chain, tuple(p.default for p in chain.parameters), (part, part)))
     projections = [graph.in_degree(n) for n, name in graph.nodes(data="operation") if name == "project"]
@@ -85,7 +85,8 @@ def test_commuted_terms_have_isomorphic_graphs_once_canonical(left: Term, right:
 
 def test_the_order_of_queries_and_keys_is_seen() -> None:
     assert not same(
-        mixer(f"apply(causal(dot({QUERY}, {KEY})), value(x))"), mixer(f"apply(causal(dot({KEY}, {QUERY})), value(x))")
+        mixer(f"apply(masked(dot({QUERY}, {KEY}), visible), value(x))"),
+        mixer(f"apply(masked(dot({KEY}, {QUERY}), visible), value(x))"),
     )
 
 

@@ -25,7 +25,9 @@ DELTA = """
 repeat(block(mix(
   let k = unit(project(x)) in
   let b = beta(x) in
-  apply(causal(dot(unit(project(x)), k)), resolve(causal(gram(k, b)), scale(value(x), b))), heads=2), mlp), times=2)
+  apply(
+    masked(dot(unit(project(x)), k), visible), resolve(masked(gram(k, b), visible), scale(value(x), b))
+  ), heads=2), mlp), times=2)
 """
 
 
@@ -46,9 +48,11 @@ def test_types_that_fit_one_by_one_but_not_together_are_named() -> None:
     double = term("double", term("beta", x()))
     unit = term("unit", term("project", x()))
     wide = term("gram", unit, double)
-    with pytest.raises(TermError, match=r"argument 1 of `window` must be .*, got gram score with beta in \(0,2\)"):
-        term("window", wide)
-    assert term("causal", wide).type is Type.CONTRACTION
+    with pytest.raises(
+        TermError, match=r"`masked` has no form for \(gram score with beta in \(0,2\), mask of a contiguous range\)"
+    ):
+        term("masked", wide, term("window"))
+    assert term("masked", wide, term("visible")).type is Type.CONTRACTION
 
 
 def test_term_refuses_unknown_parameters_and_values() -> None:
@@ -131,8 +135,9 @@ def test_copies_and_pickles_are_equal_terms() -> None:
 
 def test_size_counts_a_shared_node_once_and_depth_counts_blocks() -> None:
     delta = parse(DELTA)
-    # repeat block mlp mix apply causal dot unit project x | unit project x | resolve causal gram beta x | scale value x
-    assert size(delta) == 21
+    # repeat block mlp mix apply masked visible dot unit project x | unit project x |
+    # resolve masked visible gram beta x | scale value x
+    assert size(delta) == 23
     assert depth(delta) == 2
     assert depth(term("then", delta, term("every", *[delta.arguments[0]] * 2, period=3, times=5))) == 7
     assert depth(delta.arguments[0]) == 1

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from archloom.search_space import zoo
 from archloom.search_space.grammar import Grammar
 from archloom.search_space.identity import canonical, term_id
+from archloom.search_space.neighbours import neighbours
 from archloom.search_space.sampling import Sampler
+from archloom.search_space.stacks import layers
 from archloom.search_space.terms import Term, depth, places, size, walk
 from archloom.search_space.text import parse
 from archloom.search_space.types import Type
-from archloom.search_space.variation import KINDS, Child, crossover, in_budget, mutate
+from archloom.search_space.variation import KINDS, Child, Outcome, crossover, in_budget, mutate, rates
 
 from .sampled import architectures, fresh, sampler
 
@@ -56,11 +58,44 @@ def test_every_kind_of_mutation_occurs_and_redraws_are_rare() -> None:
     rng = Random(2)
     the = sampler(4)
     parents = architectures(50, seed=3, depth=4)
-    kinds = Counter(mutate(parent, the, rng).operator for parent in parents for _ in range(20))
-    assert set(kinds) >= set(KINDS)
-    assert all(kinds[kind] >= 5 for kind in KINDS)
-    assert kinds["redraw"] < 500
+    kinds = Counter(mutate(parent, the, rng).operator for parent in parents for _ in range(120))
+    assert all(kinds[kind] >= 2 for kind in KINDS)
+    assert kinds["redraw"] < 3000
     assert set(kinds) == set(KINDS)
+
+
+def test_rates_add_up_and_no_kind_is_idle() -> None:
+    report = rates(architectures(40, seed=12, depth=4), sampler(4), Random(11), tries=200)
+    assert set(report) == set(KINDS)
+    for shares in report.values():
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares[Outcome.ACCEPTED] > 0.02
+
+
+def test_stack_kinds_keep_the_blocks_they_find() -> None:
+    """Ratio, duplicate and merge make hybrids of the blocks that are there."""
+    blocks = ("block(mix(apply(dense, value(x))), mlp)", "parallel(mix(apply(implicit, conv(value(x)))), glu)")
+    parent = parse(f"every({blocks[0]}, {blocks[1]}, period=3, times=6)")
+    the = Sampler.default(depth=6, max_size=64)
+    found = {child.operator: child.term for child in neighbours(parent, sampler=the)}
+    for kind in ("ratio", "duplicate", "merge"):
+        assert {layer.text for layer in layers(found[kind])} <= set(blocks)
+        assert depth(found[kind]) == 6
+    assert {len({layer.text for layer in layers(found[kind])}) for kind in ("merge", "ratio")} == {1, 2}
+
+
+def test_crossover_prefers_homologous_places() -> None:
+    """Of parents that differ in their scores alone, most children differ from the mother there alone."""
+    mother = parse(
+        "repeat(block(mix(apply(masked(dot(project(x), project(x)), visible), conv(value(x)))), mlp), times=2)"
+    )
+    father = parse(
+        mother.text.replace("dot(project(x), project(x))", "relu2(dot(rotary(project(x)), project(conv(x))))")
+    )
+    children = [crossover(mother, father, sampler(), Random(seed)) for seed in range(60)]
+    crossed = [child.term.text for child in children if child.operator == "crossover"]
+    assert len(crossed) > 50
+    assert sum(text.endswith("conv(value(x)))), mlp), times=2)") for text in crossed) > 0.7 * len(crossed)
 
 
 def test_tying_makes_a_let_and_untying_takes_one_away() -> None:
@@ -82,7 +117,7 @@ def test_a_child_of_crossover_contains_material_of_the_father() -> None:
     """A donor is a subterm of the father that the mother did not have: parents without a common operation show it."""
     mother = parse("repeat(block(mix(apply(dense, value(x)), heads=1), glu), times=2)")
     father = parse(
-        "repeat(parallel(mix(let k = unit(rotary(project(conv(x), share=2))) in apply(window(relu2(dot(k, k))),"
+        "repeat(parallel(mix(let k = unit(rotary(project(conv(x), share=2))) in apply(masked(relu2(dot(k, k)), window),"
         " norm(conv(value(shift(x), share=2)))), heads=4), mlp), times=2)"
     )
     rng = Random(6)
@@ -105,9 +140,9 @@ def _numbers(term: Term) -> list[object]:
 
 
 def test_a_donor_keeps_its_own_sharing() -> None:
-    mother = parse("repeat(block(mix(apply(causal(dot(project(x), project(x))), value(x))), mlp))")
+    mother = parse("repeat(block(mix(apply(masked(dot(project(x), project(x)), visible), value(x))), mlp))")
     father = parse(
-        "repeat(block(mix(let k = unit(conv(project(x))) in apply(causal(dot(k, k)), silu(value(x)))), mlp))"
+        "repeat(block(mix(let k = unit(conv(project(x))) in apply(masked(dot(k, k), visible), silu(value(x)))), mlp))"
     )
     the = Sampler.default(depth=1, max_size=40, width=32, length=32)
     rng = Random(7)

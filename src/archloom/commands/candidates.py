@@ -1,15 +1,33 @@
 """One candidate: what it is, where it came from, and whether its results can be had again."""
 
+import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from archloom.commands.options import CampaignOption, DebugOption, JsonOption, StoreOption, opened
+from archloom.commands.options import (
+    CONTEXT,
+    CampaignOption,
+    ContextOption,
+    DebugOption,
+    Diff,
+    JsonOption,
+    StoreOption,
+    opened,
+)
+from archloom.commands.space import found
 from archloom.errors import ConfigError, NotFoundError
 
 IdArgument = Annotated[
     str,
     typer.Argument(metavar="ID", help="The beginning of a candidate's id, or a baseline's name.", show_default=False),
+]
+
+
+DiffOption = Annotated[
+    Diff, typer.Option("--diff", help="How the nearest systems differ: in lines, as texts in full, or not at all.")
 ]
 
 
@@ -21,36 +39,64 @@ def show(
         ),
     ] = None,
     term: Annotated[
-        str | None, typer.Option("--term", metavar="TERM", help="Show this term instead of a candidate of a store.")
+        str | None,
+        typer.Option("--term", metavar="TERM", help="Show this term instead of a candidate; a file, or - for stdin."),
     ] = None,
+    system: Annotated[
+        str | None, typer.Option("--zoo", metavar="NAME", help="Show a system of the zoo instead.")
+    ] = None,
+    context: ContextOption = CONTEXT,
+    diff: DiffOption = Diff.LINES,
     dot: Annotated[bool, typer.Option("--dot", help="Print the term's graph in the DOT language instead.")] = False,
     store: StoreOption = None,
     campaign: CampaignOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Print a candidate: its term, results, costs and notes."""
-    if (id_ is None) == (term is None):
-        raise ConfigError("show takes an ID or --term, and one of them\n  → archloom top prints the ids")
+    """Explain a candidate, a term or a known system.
+
+    Prints the term, its operations, the equations it stands for, what it costs, and the known systems nearest to it; of
+    a candidate also where it comes from, its results and notes."""
+    if sum(each is not None for each in (id_, term, system)) != 1:
+        raise ConfigError("show takes an ID, --term or --zoo, and one of them\n  → archloom top prints the ids")
+    text = found(system).text if system is not None else None if term is None else written(term)
     if dot:
-        _show_graph(term, id_=id_, store=store, campaign=campaign)
-    elif term is not None:
-        _show_term(term, as_json=as_json)
+        _show_graph(text, id_=id_, store=store, campaign=campaign)
+    elif text is not None:
+        _show_term(text, context=context, diff=diff, as_json=as_json)
     elif id_ is not None:
-        _show_candidate(id_, store=store, campaign=campaign, as_json=as_json)
+        _show_candidate(id_, store=store, campaign=campaign, context=context, diff=diff, as_json=as_json)
 
 
-def _show_term(text: str, *, as_json: bool) -> None:
-    from archloom import display
-    from archloom.search_space import identity
-    from archloom.search_space.text import parse, pretty
+def written(term: str) -> str:
+    """The text of `--term`: the term itself, or what a file or stdin holds.
 
-    canonical = identity.canonical(parse(text))
+    Errors: `ConfigError` for a path that leads to no text.
+    """
+    if term == "-":
+        return sys.stdin.read()
+    path = Path(term)
+    if "(" in term or not (path.suffix or len(path.parts) > 1 or os.path.isfile(term)):
+        return term
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--term {term}: not UTF-8 at byte {error.start}; a term is text") from None
+    except OSError as error:
+        raise ConfigError(f"--term {term}: neither a term nor a file that can be read: {error.strerror}") from None
+
+
+def _show_term(text: str, *, context: int, diff: Diff, as_json: bool) -> None:
+    from archloom import display, space_display
+    from archloom.search_space.explain import explain
+    from archloom.search_space.text import parse
+
+    about = explain(parse(text), context=context)
     if as_json:
-        display.json_({"id": identity.term_id(canonical), "type": canonical.type.value, "term": canonical.text})
+        display.json_(about)
     else:
-        display.out(display.pairs({"id": identity.term_id(canonical), "type": canonical.type.value}))
-        display.line(f"\n{pretty(canonical)}")
+        display.out(display.pairs({"id": about.id, "type": about.type}))
+        space_display.explanation(about, diff=diff)
 
 
 def _show_graph(text: str | None, *, id_: str | None, store: str | None, campaign: str | None) -> None:
@@ -65,9 +111,12 @@ def _show_graph(text: str | None, *, id_: str | None, store: str | None, campaig
     display.line(to_dot(parse(text)).rstrip("\n"))
 
 
-def _show_candidate(prefix: str, *, store: str | None, campaign: str | None, as_json: bool) -> None:
-    from archloom import display
-    from archloom.search_space.text import parse, pretty
+def _show_candidate(
+    prefix: str, *, store: str | None, campaign: str | None, context: int, diff: Diff, as_json: bool
+) -> None:
+    from archloom import display, space_display
+    from archloom.search_space.explain import explain
+    from archloom.search_space.text import parse
 
     with opened(store) as ledger:
         name = ledger.campaign(campaign).name
@@ -75,11 +124,12 @@ def _show_candidate(prefix: str, *, store: str | None, campaign: str | None, as_
         trials = ledger.history(name)
         notes = ledger.notes(name, candidate.id)
     trial = next(trial for trial in trials if trial.candidate.id == candidate.id)
+    about = explain(parse(candidate.term), context=context)
     if as_json:
-        display.json_({"candidate": candidate, "results": trial.results, "notes": notes})
+        display.json_({"candidate": candidate, "results": trial.results, "notes": notes, "explanation": about})
         return
     display.out(display.about(trial, known={each.candidate.id: each.candidate for each in trials}))
-    display.line(f"\n{pretty(parse(candidate.term))}")
+    space_display.explanation(about, diff=diff)
     if trial.results:
         display.out(display.results(trial.results))
     for note in notes:

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,21 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[
     bool,
     typer.Option("--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True),
+]
+
+
+class Diff(Enum):
+    """How `show` tells what makes a known system of a term."""
+
+    LINES = "lines"
+    FULL = "full"
+    NONE = "none"
+
+
+CONTEXT = 4096
+"""Tokens, as `archloom.search_space.complexity.CONTEXT`, which would have to be imported for `--help`."""
+ContextOption = Annotated[
+    int, typer.Option("--context", min=1, max=2**24, help="Tokens at which parameters and decode state are counted.")
 ]
 SetOption = Annotated[
     list[str] | None,

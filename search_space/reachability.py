@@ -1,0 +1,133 @@
+"""How many mutations lie between two architectures: a path that is found, so an upper bound of the shortest.
+
+Every step of a path is one edit of the mutation set and every term on it is valid and in budget. A step that takes
+fresh subterms takes parts of the goal: of up to FRESH_SIZE operations, all of which the sampler draws and none of which
+is shared, so `redraw`, `swap` and `insert` could have drawn each with positive probability, and it counts as one edit.
+
+The search is best-first by distance to the goal, with sharing and with all `let`s written out, plus what the path has
+cost so far. It inserts no operation of which the goal has no more, and ends after MAX_EXPANSIONS terms.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import product
+
+from archloom.search_space.distance import distance
+from archloom.search_space.edits import KINDS, OUTER, Option, Site, Values
+from archloom.search_space.grammar import symbol
+from archloom.search_space.identity import canonical
+from archloom.search_space.operations import Operation
+from archloom.search_space.sampling import Sampler
+from archloom.search_space.terms import Term, TermError, Value, places, replace, size, substitute, walk
+from archloom.search_space.types import Type
+from archloom.search_space.variation import FRESH_SIZE, fits
+
+MAX_EXPANSIONS = 80
+STEP = 0.5
+"""What a step counts beside a distance of 1: little, so that the search goes straight before it goes short."""
+
+
+def path(start: Term, goal: Term, *, sampler: Sampler) -> list[Term] | None:
+    """Canonical architectures from `start` to `goal`, each one edit from the last; None if none is found.
+
+    Architectures of other depth, or with operations that the sampler never draws, are not reached.
+    """
+    start, goal = canonical(start), canonical(goal)
+    parts = _Parts(goal, sampler)
+    before: dict[str, Term | None] = {start.text: None}
+    apart = _unshared(goal)
+    ahead = [(0.0, 0, start.text, start)]
+    for _ in range(MAX_EXPANSIONS):
+        if not ahead:
+            return None
+        _, steps, _, here = heappop(ahead)
+        if here.text == goal.text:
+            return _trail(here, before)
+        for child in _towards(here, parts, sampler):
+            if child.text not in before:
+                before[child.text] = here
+                away = (distance(child, goal) + distance(_unshared(child), apart)) / 2
+                rank = away + STEP * (steps + 1)
+                heappush(ahead, (rank, steps + 1, child.text, child))
+    return None
+
+
+def _trail(last: Term, before: dict[str, Term | None]) -> list[Term]:
+    found: list[Term] = []
+    here: Term | None = last
+    while here is not None:
+        found.append(here)
+        here = before[here.text]
+    return found[::-1]
+
+
+class _Parts:
+    """What a goal is made of: its subterms that could be drawn, by type, and the values its operations have."""
+
+    def __init__(self, goal: Term, sampler: Sampler) -> None:
+        self.counts = Counter(node.operation for node in walk(_unshared(goal)))
+        self.values: dict[Operation, list[set[Value]]] = {}
+        drawable: dict[Type, dict[str, Term]] = {}
+        for node in walk(goal):
+            known = self.values.setdefault(node.operation, [set() for _ in node.values])
+            for values, value in zip(known, node.values, strict=True):
+                values.add(value)
+            cells = sampler.grammar.cells(symbol(node.type)) if node.type not in OUTER else []
+            if cells:
+                part = _reduced(_unshared(node), max(FRESH_SIZE, cells[0].size))
+                if part is not None and all(each.operation.weight > 0 for each in walk(part)):
+                    drawable.setdefault(part.type, {})[part.key] = part
+        self.fresh = {type_: tuple(terms.values()) for type_, terms in drawable.items()}
+
+    def ways(self, option: Option) -> Iterator[tuple[Values, Sequence[Term]]]:
+        """The settings and fresh subterms of an option that the goal has too."""
+        settings = option.settings
+        if option.operation in self.values:
+            known = self.values[option.operation]
+            settings = tuple(
+                tuple(value for value in choices if len(choices) == 1 or value in values)
+                for choices, values in zip(settings, known, strict=True)
+            )
+        for values in product(*settings):
+            for terms in product(*(self.fresh.get(type_, ()) for type_ in option.needs)):
+                yield values, terms
+
+
+def _reduced(term: Term, limit: int) -> Term | None:
+    """The term with as few operations hoisted away as bring it to `limit` operations; None if hoisting cannot."""
+    while size(term) > limit:
+        smaller = [
+            replace(term, place.path, argument)
+            for place in places(term)
+            for argument in place.term.arguments
+            if argument.type is place.term.type
+        ]
+        if not smaller:
+            return None
+        term = max(smaller, key=lambda each: (size(each) <= limit, -abs(size(each) - limit), each.key))
+    return term
+
+
+def _unshared(term: Term) -> Term:
+    """The term with every `let` written out, as a mixer that shares nothing would have it."""
+    return substitute(term, lambda node: _unshared(node.arguments[0]) if node.operation.shares else None)
+
+
+def _towards(term: Term, parts: _Parts, sampler: Sampler) -> Iterator[Term]:
+    """The neighbours that take from the goal whatever they take anew."""
+    site = Site.of(term, sampler.grammar)
+    counts = Counter(node.operation for node in walk(term))
+    for _, options in KINDS.values():
+        for place in site.spots:
+            for option in options(site, place):
+                new = option.operation
+                if new not in (None, place.term.operation) and counts[new] >= parts.counts[new]:
+                    continue  # the goal has no more of it
+                for values, fresh in parts.ways(option):
+                    try:
+                        child = canonical(option.make(values, fresh))
+                    except TermError:
+                        continue
+                    if fits(child, site.root, sampler):
+                        yield child

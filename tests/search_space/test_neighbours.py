@@ -1,0 +1,69 @@
+"""Neighbourhoods: finite, without repeats, lazy, and the home of every mutation that draws first least subterms."""
+
+from itertools import islice
+from random import Random
+
+import pytest
+
+from archloom.search_space import variation, zoo
+from archloom.search_space.edits import KINDS
+from archloom.search_space.identity import canonical, term_id
+from archloom.search_space.neighbours import neighbours
+from archloom.search_space.sampling import Sampler
+from archloom.search_space.terms import Term, TermError, depth, size
+from archloom.search_space.text import parse
+from archloom.search_space.types import Type
+from archloom.search_space.variation import in_budget, mutate
+
+from .sampled import architectures, fresh, sampler
+
+SMALL = "repeat(block(mix(apply(dense, value(x)), heads=1), mlp), times=2)"
+TIED = "repeat(block(mix(let k = unit(project(x)) in apply(masked(dot(k, k), visible), value(x))), none), times=2)"
+
+
+@pytest.mark.parametrize("text", [SMALL, zoo.load("linear_attention").text, TIED])
+def test_neighbours_are_new_canonical_and_in_budget(text: str) -> None:
+    the = sampler()
+    around = [child.term for child in neighbours(parse(text), sampler=the)]
+    assert len(around) > 50
+    assert len({term_id(each) for each in around} | {term_id(parse(text))}) == len(around) + 1
+    for each in around[:: 1 + len(around) // 100]:
+        assert canonical(fresh(each)).text == each.text
+        assert in_budget(each, the)
+        assert depth(each) == 2
+
+
+def test_they_come_lazily() -> None:
+    assert len(list(islice(neighbours(zoo.load("kda"), sampler=sampler()), 5))) == 5
+
+
+def test_neighbours_of_a_small_term_by_hand() -> None:
+    around = {child.term.text: child.operator for child in neighbours(parse(SMALL), sampler=sampler())}
+    assert around[SMALL.replace("heads=1", "heads=4")] == "point"
+    assert around[SMALL.replace("value(x)", "conv(value(x), width=2)")] == "insert"
+    assert around[SMALL.replace("value(x)", "value(conv(x, width=3))")] in ("insert", "redraw")
+    assert SMALL.replace("mlp", "glu") in around
+    wider = parse(SMALL.replace("value(x)", "silu(value(x))"))
+    assert SMALL in {child.term.text for child in neighbours(wider, sampler=sampler())}
+
+
+def first_least(type_: Type, the: Sampler) -> Term:
+    least = the.grammar.least_terms(type_)
+    if not least:
+        raise TermError(f"nothing makes a {type_.value}")
+    return least[0]
+
+
+def test_mutations_that_draw_first_least_subterms_stay_in_the_neighbourhood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variation, "_fresh", lambda type_, the, _: first_least(type_, the))
+    the = Sampler(grammar=sampler(3).grammar, sharing=0.0)
+    rng = Random(1)
+    met = set()
+    parents = sorted(architectures(40, seed=2, depth=3), key=size)
+    for parent in (parents[2], parents[8]):
+        around = {child.term.text for child in neighbours(parent, sampler=the)}
+        for _ in range(100):
+            child = mutate(parent, the, rng)
+            met.add(child.operator)
+            assert child.term.text in around
+    assert len(met) > len(KINDS) / 2
