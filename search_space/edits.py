@@ -8,14 +8,14 @@ edit that changes a type is re-typed on its way up, and `make` raises a TermErro
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import combinations, product
 from typing import Any, NamedTuple, overload
 
 from archloom.search_space.grammar import Grammar, symbol
 from archloom.search_space.operations import OPERATIONS, PERIODS, Operation, Parameter, share
 from archloom.search_space.stacks import layers, stack_of
-from archloom.search_space.terms import Path, Place, Term, Value, build, owns_weights, places, replace, size
+from archloom.search_space.terms import Path, Place, Term, Value, build, depth, owns_weights, places, replace, size
 from archloom.search_space.types import SHAREABLE, Type
 
 OUTER = (Type.STACK, Type.BLOCK)
@@ -57,15 +57,18 @@ class _Lazy(Sequence[Option]):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A term to edit, its places, and the grammar that fresh subterms come from."""
+    """A term to edit, its places, its depth in blocks, and the grammar that fresh subterms come from."""
 
     root: Term
     spots: list[Place]
+    depth: int
     grammar: Grammar
 
-    @classmethod
-    def of(cls, term: Term, grammar: Grammar) -> "Site":
-        return cls(term, places(term), grammar)
+
+@lru_cache(maxsize=256)
+def site_of(term: Term, grammar: Grammar) -> Site:
+    """Kept for the terms edited last: a population's members are edited again and again."""
+    return Site(term, places(term), depth(term), grammar)
 
 
 def accepted(root: Term, path: Path) -> list[Type]:
@@ -213,16 +216,16 @@ def _untie(site: Site, place: Place) -> list[Option]:
 
 def _hybrid(site: Site, place: Place) -> list[Option]:
     """In a stack of one block, every p-th layer gets a copy of it that is edited at this place."""
-    depth = max((n for n in range(len(place.path)) if _at(site.root, place.path[:n]).type is Type.STACK), default=None)
-    if depth is None:
+    stacks = [n for n in range(len(place.path)) if _at(site.root, place.path[:n]).type is Type.STACK]
+    if not stacks:
         return []
-    path = place.path[:depth]
+    path = place.path[: stacks[-1]]
     blocks = list(layers(_at(site.root, path)))
-    if len(_different(blocks)) > 1 or len(place.path) < depth + 2:
+    if len(_different(blocks)) > 1 or len(place.path) < stacks[-1] + 2:
         return []
     block = blocks[0]
-    inside = Site(block, [], site.grammar)
-    here = Place(place.path[depth + 1 :], place.term, None)
+    inside = Site(block, [], 1, site.grammar)
+    here = Place(place.path[stacks[-1] + 1 :], place.term, None)
     return [
         option._replace(make=partial(_every, site.root, path, blocks, period, option.make))
         for option in (*_point(inside, here), *_insert(inside, here))

@@ -6,7 +6,7 @@ draws several, the first such term of each. So it is finite, and a mutation that
 
 from collections.abc import Iterator
 
-from archloom.search_space.edits import KINDS, Site, written
+from archloom.search_space.edits import KINDS, site_of, written
 from archloom.search_space.identity import canonical
 from archloom.search_space.sampling import Sampler
 from archloom.search_space.terms import Term, TermError
@@ -18,7 +18,7 @@ def neighbours(architecture: Term, *, sampler: Sampler) -> Iterator[Child]:
 
     Each comes with the first kind of mutation that makes it.
     """
-    site = Site.of(canonical(architecture), sampler.grammar)
+    site = site_of(canonical(architecture), sampler.grammar)
     seen = {site.root.text}
     for kind, (_, options) in KINDS.items():
         for place in site.spots:
@@ -30,5 +30,5 @@ def neighbours(architecture: Term, *, sampler: Sampler) -> Iterator[Child]:
                         continue
                     if child.text not in seen:
                         seen.add(child.text)
-                        if fits(child, site.root, sampler):
+                        if fits(child, site, sampler):
                             yield Child(term=child, operator=kind)

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import product
 
 from archloom.search_space.distance import distance
-from archloom.search_space.edits import KINDS, OUTER, Option, Site, Values
+from archloom.search_space.edits import KINDS, OUTER, Option, Values, site_of
 from archloom.search_space.grammar import symbol
 from archloom.search_space.identity import canonical
 from archloom.search_space.operations import Operation
@@ -116,7 +116,7 @@ def _unshared(term: Term) -> Term:
 
 def _towards(term: Term, parts: _Parts, sampler: Sampler) -> Iterator[Term]:
     """The neighbours that take from the goal whatever they take anew."""
-    site = Site.of(term, sampler.grammar)
+    site = site_of(term, sampler.grammar)
     counts = Counter(node.operation for node in walk(term))
     for _, options in KINDS.values():
         for place in site.spots:
@@ -129,5 +129,5 @@ def _towards(term: Term, parts: _Parts, sampler: Sampler) -> Iterator[Term]:
                         child = canonical(option.make(values, fresh))
                     except TermError:
                         continue
-                    if fits(child, site.root, sampler):
+                    if fits(child, site, sampler):
                         yield child

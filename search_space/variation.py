@@ -14,7 +14,7 @@ from itertools import accumulate
 from random import Random
 from typing import NamedTuple
 
-from archloom.search_space.edits import KINDS, ON_LETS, ON_PAIRS, ON_STACKS, Site, accepted
+from archloom.search_space.edits import KINDS, ON_LETS, ON_PAIRS, ON_STACKS, Site, accepted, site_of
 from archloom.search_space.identity import canonical, term_id
 from archloom.search_space.sampling import Sampler, any_of
 from archloom.search_space.terms import Path, Place, Term, TermError, depth, places, replace, walk
@@ -61,7 +61,7 @@ class _Try(NamedTuple):
 def mutate(parent: Term, sampler: Sampler, rng: Random) -> Child:
     """One edit of an architecture. The child's id differs from the parent's and its budget holds."""
     parent = canonical(parent)
-    site = Site.of(parent, sampler.grammar)
+    site = site_of(parent, sampler.grammar)
     for _ in range(TRIES):
         kind = _NAMES[bisect(_CUMULATIVE, rng.random() * _CUMULATIVE[-1])]
         child = _tried(kind, site, sampler, rng).child
@@ -72,7 +72,7 @@ def mutate(parent: Term, sampler: Sampler, rng: Random) -> Child:
 
 def rates(parents: Sequence[Term], sampler: Sampler, rng: Random, *, tries: int) -> dict[str, dict[Outcome, float]]:
     """What share of `tries` tries of each kind, spread over the parents, had which outcome."""
-    sites = [Site.of(canonical(parent), sampler.grammar) for parent in parents]
+    sites = [site_of(canonical(parent), sampler.grammar) for parent in parents]
     report = {}
     for kind in KINDS:
         seen = Counter(_tried(kind, sites[n % len(sites)], sampler, rng).outcome for n in range(tries))
@@ -86,6 +86,7 @@ def crossover(mother: Term, father: Term, sampler: Sampler, rng: Random) -> Chil
     The child differs from both; where no such child is found, the mother is mutated.
     """
     mother, father = canonical(mother), canonical(father)
+    site = site_of(mother, sampler.grammar)
     regions = list(_aligned(mother, father, ()))
     diverging = [region for region in regions if region.mother.operation is not region.father.operation]
     for _ in range(ALIGNED_TRIES if regions else 0):
@@ -94,27 +95,30 @@ def crossover(mother: Term, father: Term, sampler: Sampler, rng: Random) -> Chil
         spots, donors = places(region.mother), places(region.father)
         if not inside:  # the whole region, with the sharing in it
             spots, donors = spots[:1], donors[:1]
-        child = _crossed(mother, father, region.path, spots, donors, sampler, rng)
+        child = _crossed(site, father, region.path, spots, donors, sampler, rng)
         if child is not None:
             return Child(term=child, operator="crossover")
-    spots, donors = places(mother), places(father)
+    donors = site_of(father, sampler.grammar).spots
     for _ in range(ANYWHERE_TRIES):
-        child = _crossed(mother, father, (), spots, donors, sampler, rng)
+        child = _crossed(site, father, (), site.spots, donors, sampler, rng)
         if child is not None:
             return Child(term=child, operator="crossover")
     return mutate(mother, sampler, rng)
 
 
-def fits(child: Term, parent: Term, sampler: Sampler) -> bool:
+def fits(child: Term, site: Site, sampler: Sampler) -> bool:
     """Whether an edited architecture has kept its depth, which is the protocol's, and is in budget."""
-    return depth(child) == depth(parent) and in_budget(child, sampler)
+    return depth(child) == site.depth <= sampler.grammar.depth and _affordable(child, sampler)
 
 
 def in_budget(architecture: Term, sampler: Sampler) -> bool:
     """Whether size, depth, the load of every mixer, and what the sampler limits besides are within its limits."""
+    return depth(architecture) <= sampler.grammar.depth and _affordable(architecture, sampler)
+
+
+def _affordable(architecture: Term, sampler: Sampler) -> bool:
+    """Whether everything but its depth is in budget."""
     grammar = sampler.grammar
-    if depth(architecture) > grammar.depth:
-        return False
     count = 0
 
     def within(term: Term) -> bool:
@@ -148,13 +152,13 @@ def _tried(kind: str, site: Site, sampler: Sampler, rng: Random) -> _Try:
         child = canonical(option.make(values, fresh))
     except TermError:
         return _Try(Outcome.ILL_TYPED)
-    return _judged(child, site.root, sampler)
+    return _judged(child, site, sampler)
 
 
-def _judged(child: Term, parent: Term, sampler: Sampler) -> _Try:
-    if not fits(child, parent, sampler):
+def _judged(child: Term, site: Site, sampler: Sampler) -> _Try:
+    if not fits(child, site, sampler):
         return _Try(Outcome.OVER_BUDGET)
-    if child.text == parent.text:
+    if child.text == site.root.text:
         return _Try(Outcome.UNCHANGED)
     return _Try(Outcome.ACCEPTED, child)
 
@@ -200,7 +204,7 @@ def _aligned(mother: Term, father: Term, path: Path) -> Iterator[_Region]:
 
 
 def _crossed(
-    mother: Term,
+    site: Site,
     father: Term,
     path: Path,
     spots: Sequence[Place],
@@ -212,15 +216,15 @@ def _crossed(
     where = (*path, *any_of(spots, rng).path)
     if not where:
         return None
-    types = accepted(mother, where)
+    types = accepted(site.root, where)
     fitting = [donor.term for donor in donors if donor.term.type in types]
     if not fitting:
         return None
     try:
-        child = canonical(replace(mother, where, any_of(fitting, rng)))
+        child = canonical(replace(site.root, where, any_of(fitting, rng)))
     except TermError:
         return None
-    return None if child.text == father.text else _judged(child, mother, sampler).child
+    return None if child.text == father.text else _judged(child, site, sampler).child
 
 
 def _different(parent: Term, sampler: Sampler, rng: Random) -> Term:

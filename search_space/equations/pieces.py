@@ -94,7 +94,7 @@ def subscript(text: str) -> str:
 
 def draft(piece: Use | Weight) -> str:
     """About as long as the piece will be, rather longer."""
-    return "k1_t" if isinstance(piece, Use) else f"W_{{k1,{piece.subscript or 'a'}}}"
+    return f"k1{subscript(piece.index)}" if isinstance(piece, Use) else f"W_{{k1,{piece.subscript or 'a'}}}"
 
 
 def latex(pieces: tuple[Piece, ...], shown: Callable[[Use | Weight], str]) -> str:

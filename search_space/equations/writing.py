@@ -30,7 +30,7 @@ SHORT = 20
 QUERY = "q"
 LETTERS = {
     Type.STREAM: "z",
-    Type.LATENT: "c",
+    Type.LATENT: r"\ell",
     **dict.fromkeys(FEATURES, "k"),
     **dict.fromkeys(VALUES, "v"),
     Type.MIXED: "o",
@@ -108,23 +108,22 @@ class _Writer:
         self.owners += 1
         owner = self.owners
         parts = [self._operand(node, index, role) for index in range(node.operation.arity)]
-        letters = self._definitions(node, form, parts, owner)
-
-        def written() -> Expression:
-            pieces = _filled(form.value, node, parts, letters, owner)
-            inner = [note for part in parts for note in part.notes]
-            return Expression(pieces, tuple(dict.fromkeys([*inner, *_notes(node, form)])))
-
-        result = written()
-        while result.length > LINE - LEFT:
+        while self._longest(node, form, parts, owner) > LINE - LEFT:
             long = [index for index, part in enumerate(parts) if not part.atomic]
             if not long:
                 break
             longest = max(long, key=lambda index: parts[index].length)
             child = node.arguments[longest]
             parts[longest] = Expression((self.name(child, parts[longest], role=_role(node, longest, role)),))
-            result = written()
-        return result
+        pieces = _filled(form.value, node, parts, self._definitions(node, form, parts, owner), owner)
+        inner = [note for part in parts for note in part.notes]
+        return Expression(pieces, tuple(dict.fromkeys([*inner, *_notes(node, form)])))
+
+    def _longest(self, node: Term, form: Template, parts: list[Expression], owner: int) -> int:
+        """Characters of the longest line that a template would make of its parts."""
+        letters = {local.letter: Symbol(local.letter) for local, _ in form.definitions}
+        marks = [form.value, *(each for _, each in form.definitions)]
+        return max(Expression(_filled(each, node, parts, letters, owner)).length for each in marks)
 
     def _operand(self, node: Term, argument: int, role: str) -> Expression:
         """An argument as it will be put into its node's template: named already if it must be."""

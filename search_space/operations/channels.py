@@ -72,7 +72,8 @@ CHANNELS = (
         rows=(((), Type.CHANNEL),),
         parameters=(choice("experts", 4, 8),),
         summary="mixture of experts in two groups; the outputs of a group's experts attend to each other",
-        equation=r"\sum_i p_i \sum_{j \in g(i)} \mathrm{softmax}_j(\langle Q E_i(x), K E_j(x) \rangle)\, E_j(x)",
+        equation=r"\sum_i p_i \sum_{j \in g(i)} \mathrm{softmax}_j(\langle Q E_i(x), K E_j(x) \rangle)\, E_j(x),\;"
+        r" p = \mathrm{softmax}(W_r x)",
         weight=0.1,
         parametric=True,
         weights=lambda s, t, h: t.integer("experts") * _expert(s) + 2 * GROUP_RANK * s.width,
@@ -86,7 +87,7 @@ CHANNELS = (
         rows=(((), Type.CHANNEL),),
         parameters=(choice("basis", "radial", "fourier"),),
         summary="two Kolmogorov-Arnold layers: a learned function on every edge",
-        equation=r"\sum_j \phi_{2j}(\sum_i \phi_{1ji}(x_i)),\; \phi(u) = w\, \mathrm{silu}(u) + \sum_k c_k \psi_k(u)",
+        equation=r"\sum_j \phi_{2j}(\sum_i \phi_{1ji}(x_i)),\; \phi(u) = w\, \mathrm{silu}(u) + \sum_k c_k \chi_k(u)",
         weight=0.2,
         parametric=True,
         weights=lambda s, t, h: 2 * s.width * s.hidden * (KAN_BASES + 1),

@@ -88,7 +88,7 @@ READOUTS = (
         parameters=(choice("window", 1, 4, 16),),
         summary="attention-free: channel-wise softmax over time of exponents, with a learned bias for the nearest lags",
         equation=(
-            r"\sum_{s \le t} e^{{0}_s + w_{t-s} [t-s < n]} \odot {1}_s / \sum_{s \le t} e^{{0}_s + w_{t-s} [t-s < n]}"
+            r"\sum_{s \le t} A_{ts} \odot {1}_s / \sum_{s \le t} A_{ts},\; A_{ts} = e^{{0}_s + w_{t-s} [t-s < n]}"
         ),
         weight=0.3,
         parametric=True,

@@ -80,6 +80,11 @@ def load(name: str, *, depth: int = 2) -> Term:
     return canonical(as_architecture(parse(entry(name).text), depth=depth))
 
 
+def own_depth(name: str) -> int:
+    """The blocks that show all of an entry: as many as its text has, and two at least."""
+    return max(2, count_blocks(parse(entry(name).text)))
+
+
 def as_architecture(part: Term, *, depth: int) -> Term:
     """An architecture of `depth` blocks: a mixer or block is repeated in the standard form, a stack is stretched.
 

@@ -220,6 +220,6 @@ def test_an_exhausted_space_is_said_plainly(
     monkeypatch.setattr("archloom.campaign.make_arms", lambda config, store: {"random": _Small()})
     config = configuration(tmp_path, "search.arms={random=1.0}", "executor.kind=inline")
     with Store.open(config.campaign.store, create=True) as store:
-        with pytest.raises(ConfigError, match="after 3: .*max_size"):
+        with pytest.raises(ConfigError, match=r"after 3: .*max_size"):
             campaign.run(config, store=store, resume=False, progress=ignore, stopping=never)
         assert [t.candidate.origin for t in store.history("small")] == [Origin.ZOO, Origin.ZOO, Origin.RANDOM]

@@ -1,6 +1,8 @@
 """Budgets while sampling: every draw and every child is within parameters, FLOPs and state, as `costs` counts them."""
 
+from collections import defaultdict
 from functools import cache
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -9,11 +11,12 @@ from hypothesis import strategies as st
 
 from archloom.search_space.bounds import bound_of, bounds
 from archloom.search_space.costs import costs, default_widths
-from archloom.search_space.grammar import Grammar, Limits
+from archloom.search_space.grammar import Grammar, Limits, symbol
 from archloom.search_space.identity import term_id
 from archloom.search_space.operations import OPERATIONS
 from archloom.search_space.sampling import Sampler
 from archloom.search_space.terms import Term, walk
+from archloom.search_space.types import Type
 from archloom.search_space.variation import crossover, in_budget, mutate
 
 WIDTH, DEPTH = 32, 2
@@ -79,9 +82,21 @@ def test_limits_that_nothing_keeps_are_said() -> None:
         Sampler(grammar=Grammar(depth=1, max_size=10, limits=ALL), load=81)
 
 
-def test_without_limits_draws_are_what_they_were() -> None:
-    plain = Sampler.default(depth=DEPTH, max_size=36, width=WIDTH, length=128)
-    wide = limited(Limits(parameters=10**9))
-    assert [plain.architecture(Random(seed)).text for seed in range(20)] == [
-        wide.architecture(Random(seed)).text for seed in range(20)
-    ]
+def test_limits_that_bind_nothing_change_no_chance() -> None:
+    plain = Sampler.default(depth=DEPTH, max_size=36, width=WIDTH, length=128).grammar
+    wide = limited(Limits(parameters=10**9)).grammar
+    for type_ in Type:
+        for size in range(1, 25):
+            assert chances(wide, type_, size) == pytest.approx(chances(plain, type_, size))
+
+
+def chances(grammar: Grammar, type_: Type, size: int) -> dict[tuple[str, tuple[int, ...]], float]:
+    """The weight with which a term of the type is made by each operation over arguments of each size."""
+    found: dict[tuple[str, tuple[int, ...]], float] = defaultdict(float)
+    for cell in [each for each in grammar.cells(symbol(type_), max_size=size) if each.size == size]:
+        choices = grammar.choices(cell)
+        weights = [b - a for a, b in pairwise((0.0, *choices.cumulative))]
+        for weight, (production, children) in zip(weights, choices.entries, strict=True):
+            assert production is not None
+            found[production.operation.name, tuple(child.size for child in children)] += weight
+    return found

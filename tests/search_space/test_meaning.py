@@ -26,7 +26,7 @@ from .sampled import fresh, sampler
 from .test_identity import EQUAL
 
 WIDTH, LENGTH = 16, 12
-FOLDED = ("weigh", "temper", "affine")  # operations whose weights a law folds into others or forgets
+FOLDED = ("weigh", "temper", "affine", "floor(floor")  # operations whose weights a law folds into others or forgets
 EXACT = 1e-10  # float64, sums of a few dozen terms in another order
 NORM_EPSILON = 2e-2  # norm(scale(v, g)): the epsilon 1e-6 of the norm is not scaled; gates here go down to 0.01
 

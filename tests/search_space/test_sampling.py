@@ -117,7 +117,7 @@ def test_the_space_is_wide() -> None:
 def test_every_operation_with_a_prior_occurs() -> None:
     """Mixers of mixers, and scores of four arguments, are rare beside all there is: their weights are raised here."""
     rng = Random(9)
-    raised = {"together": 300, "chain": 300, "every": 30, "partitioned": 20, "routes": 20, "resonance": 20}
+    raised = {"together": 300, "chain": 300, "every": 30, "partitioned": 20, "routes": 20, "resonance": 20, "log": 20}
     grammar = Grammar(depth=4, max_size=40, width=32, length=32, weights=raised)
     draws = [Sampler(grammar=grammar).architecture(rng) for _ in range(600)]
     draws += [sampler().mixer(rng) for _ in range(12_000)]

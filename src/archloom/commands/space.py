@@ -80,19 +80,16 @@ def _systems(*, context: int, as_json: bool) -> None:
     from archloom.search_space import zoo as systems
     from archloom.search_space.complexity import complexity
 
-    entries = [(entry, complexity(systems.load(entry.name), context=context)) for entry in _entries()]
+    entries = [
+        (entry, complexity(systems.load(entry.name, depth=systems.own_depth(entry.name)), context=context))
+        for entry in map(systems.entry, systems.names())
+    ]
     if as_json:
         display.json_(
             [{**display.fields(entry), "pattern": entry.pattern.name, "complexity": costs} for entry, costs in entries]
         )
     else:
         display.out(space_display.zoo(entries))
-
-
-def _entries() -> "list[Entry]":
-    from archloom.search_space import zoo as systems
-
-    return [systems.entry(name) for name in systems.names()]
 
 
 def _system(name: str, *, as_json: bool) -> None:
