@@ -68,7 +68,3 @@ def check_decay_sign(log_decay: Tensor | None) -> None:
 def check_chunk(chunk: int | None) -> None:
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected a number of steps of at least 1, or None for the default")
-
-
-def unknown_backend(backend: str) -> ValueError:
-    return ValueError(f'backend is {backend!r}; expected "chunked" or "reference"')

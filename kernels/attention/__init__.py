@@ -4,8 +4,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from archloom.kernels.arguments import check_alike, check_decay_sign, check_shape, unknown_backend
+from archloom.kernels.arguments import check_alike, check_decay_sign, check_shape
 from archloom.kernels.attention import chunked, masked, reference
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.visibility import check_visibility, visible
 
 __all__ = ["attention"]

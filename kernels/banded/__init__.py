@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from archloom.kernels.arguments import accumulator, check_alike, check_shape, unknown_backend
+from archloom.kernels.arguments import accumulator, check_alike, check_shape
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.banded import chunked, reference
 
 __all__ = ["banded"]

@@ -5,7 +5,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import pad
 
-from archloom.kernels.arguments import check_alike, check_shape, unknown_backend
+from archloom.kernels.arguments import check_alike, check_shape
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.feature_toeplitz import chunked, reference
 from archloom.kernels.normaliser import normalised
 

@@ -13,8 +13,8 @@ from archloom.kernels.arguments import (
     check_decay,
     check_decay_sign,
     check_shape,
-    unknown_backend,
 )
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.linear_attention import chunked, reference
 from archloom.kernels.normaliser import normalised
 

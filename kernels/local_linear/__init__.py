@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from archloom.kernels.arguments import accumulator, check_alike, check_shape, unknown_backend
+from archloom.kernels.arguments import accumulator, check_alike, check_shape
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.local_linear import chunked, reference
 from archloom.kernels.visibility import check_visibility
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from archloom.kernels.arguments import check_alike, check_shape, unknown_backend
+from archloom.kernels.arguments import check_alike, check_shape
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.long_convolution import chunked, reference
 
 __all__ = ["long_convolution"]

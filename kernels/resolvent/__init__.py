@@ -11,8 +11,8 @@ from archloom.kernels.arguments import (
     check_decay,
     check_decay_sign,
     check_shape,
-    unknown_backend,
 )
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.resolvent import chunked, reference
 
 __all__ = ["delta_rule", "resolvent"]

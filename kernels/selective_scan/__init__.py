@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from archloom.kernels.arguments import accumulator, check_alike, check_shape, unknown_backend
+from archloom.kernels.arguments import accumulator, check_alike, check_shape
+from archloom.kernels.backends import unknown_backend
 from archloom.kernels.selective_scan import chunked, reference
 
 __all__ = ["selective_scan"]

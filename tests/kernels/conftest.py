@@ -1,10 +1,17 @@
-"""Comparison of a backend with its reference, in values and in the gradients of every input."""
+"""Comparison of a backend with its reference, in values and in the gradients of every input.
 
+Triton kernels run compiled where there is a GPU (`-m gpu`) and in Triton's interpreter where there is none.
+"""
+
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
 
 Run = Callable[[str], Tensor | tuple[Tensor, ...]]
 
@@ -30,9 +37,9 @@ def _results(run: Run, backend: str, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [*outputs, *torch.autograd.grad(loss, inputs)]
 
 
-def compare(run: Run, inputs: Sequence[Tensor], tolerance: float) -> None:
-    """Assert that run("chunked") equals run("reference"), relative to the largest entry of each (at least 1)."""
-    actual, expected = (_results(run, backend, inputs) for backend in ("chunked", "reference"))
+def compare(run: Run, inputs: Sequence[Tensor], tolerance: float, backend: str = "chunked") -> None:
+    """Assert that run(backend) equals run("reference"), relative to the largest entry of each (at least 1)."""
+    actual, expected = (_results(run, name, inputs) for name in (backend, "reference"))
     for index, (got, want) in enumerate(zip(actual, expected, strict=True)):
         assert got.shape == want.shape
         assert got.dtype == want.dtype
@@ -42,5 +49,5 @@ def compare(run: Run, inputs: Sequence[Tensor], tolerance: float) -> None:
 
 
 @pytest.fixture
-def assert_equal_backends() -> Callable[[Run, Sequence[Tensor], float], None]:
+def assert_equal_backends() -> Callable[..., None]:
     return compare
