@@ -1,10 +1,14 @@
-"""Chunked decayed linear attention: all chunks at once, then the states between them by one product per segment."""
+"""Chunked decayed linear attention: `kernels.chunks` where its factors are safe, and a form for any decay beside it.
+
+The form for any decay makes all chunks at once, then the states between them by one product per segment.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from archloom.kernels.arguments import accumulator
+from archloom.kernels.chunks import fitting, one_pass
 from archloom.kernels.decay import (
     chunk_length,
     chunk_totals,
@@ -31,6 +35,9 @@ def linear_attention(
     """Output [B, T, H, V] in the accumulator's type, and the last state [B, H, K, V] if it is asked for."""
     steps, dtype = q.shape[1], accumulator(q.dtype)
     length = chunk_length(steps, chunk, by_channel=log_decay is not None and log_decay.dim() == 4)
+    fit = fitting(log_decay, length)
+    if fit is not None:
+        return one_pass(q, None, k, v, log_decay, initial_state, return_state, fit)
     query, key, value = (to_chunks(x.to(dtype), length) for x in (q, k, v))
     total = chunk_totals(log_decay, length, dtype)
     (scores,) = lower_scores((query,), key, total)

@@ -1,9 +1,13 @@
-"""Chunked resolvent and delta rule: every chunk is solved at once, then one small affine step per chunk joins them."""
+"""Chunked resolvent and delta rule: `kernels.chunks` where its factors are safe, and a form for any decay beside it.
+
+In both every chunk is solved at once, then one small affine step per chunk joins them.
+"""
 
 import torch
 from torch import Tensor
 
 from archloom.kernels.arguments import accumulator
+from archloom.kernels.chunks import fitting, one_pass
 from archloom.kernels.decay import (
     chunk_length,
     chunk_totals,
@@ -54,6 +58,9 @@ def _solve(
 ) -> tuple[Tensor, Tensor | None]:
     steps, dtype = k.shape[1], accumulator(k.dtype)
     length = chunk_length(steps, chunk, by_channel=log_decay is not None and log_decay.dim() == 4)
+    fit = fitting(log_decay, length)
+    if fit is not None:
+        return one_pass(q, b, k, x, log_decay, initial_state, return_state, fit)
     readers = tuple(to_chunks(reader.to(dtype), length) for reader in (b, q) if reader is not None)
     key, value = to_chunks(k.to(dtype), length), to_chunks(x.to(dtype), length)
     total = chunk_totals(log_decay, length, dtype)

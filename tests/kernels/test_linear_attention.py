@@ -234,8 +234,8 @@ def test_channel_scores_never_overflow_at_any_length():
 
 
 def test_chunks_are_short_for_short_sequences():
-    assert [chunk_length(steps, None, by_channel=False) for steps in (1, 33, 64, 65)] == [1, 33, 64, 32]
-    assert [chunk_length(steps, None, by_channel=True) for steps in (1, 3, 5, 33, 65)] == [1, 3, 8, 64, 32]
+    assert [chunk_length(steps, None, by_channel=False) for steps in (1, 33, 128, 129)] == [1, 33, 128, 64]
+    assert [chunk_length(steps, None, by_channel=True) for steps in (1, 3, 5, 33, 129)] == [1, 3, 8, 64, 64]
 
 
 @pytest.mark.parametrize(
