@@ -175,8 +175,9 @@ _SOURCES = {
     "rated_gram": 0,
     "partitioned": 1,
     "lrpe": 1,
+    "picked": 2,
 }
-"""Operations that make scores of features, and which argument is the key."""
+"""Operations that form inner products of features, and which argument is the key."""
 
 
 def _dense_state(kernel: Term, shape: Shape) -> int:

@@ -228,7 +228,7 @@ def _hybrid(site: Site, place: Place) -> list[Option]:
     here = Place(place.path[stacks[-1] + 1 :], place.term, None)
     return [
         option._replace(make=partial(_every, site.root, path, blocks, period, option.make))
-        for option in (*_point(inside, here), *_insert(inside, here))
+        for option in (*_point(inside, here), *_insert(inside, here), *_redraw(inside, here))
         for period in _periods(blocks)
     ]
 
@@ -272,6 +272,18 @@ def _duplicate(site: Site, place: Place) -> list[Option]:
         for other in _different(blocks)
         if other is not block
     ]
+
+
+def _frame(site: Site, place: Place) -> list[Option]:
+    """A stack becomes one block that is made of it, or a block that is all of a stack gives way to its own stack."""
+    stack = place.term
+    if stack.type is not Type.STACK or depth(stack) < 2:
+        return []
+    made = [_stacked(site, place, (build(operation, (), (stack,)),)) for operation in _FRAMES]
+    first, *others = layers(stack)
+    if not others:  # of several blocks deep, so it is made of a stack
+        made.append(Option(partial(_put, site.root, place.path, first.arguments[0])))
+    return made
 
 
 def _merge(site: Site, place: Place) -> list[Option]:
@@ -321,6 +333,9 @@ def _apart(a: Path, b: Path) -> bool:
 
 
 # -- the table of operations, by what an edit asks of it ---------------------------------------------------------------
+
+_FRAMES = tuple(each for each in OPERATIONS.values() if (Type.STACK,) in each.signatures and each.weight > 0)
+"""Operations that make a block of a stack."""
 
 
 def _fixes_depth(parameter: Parameter) -> bool:
@@ -429,10 +444,11 @@ KINDS: dict[str, tuple[float, Kind]] = {
     "ratio": (0.2, _ratio),
     "duplicate": (0.2, _duplicate),
     "merge": (0.1, _merge),
+    "frame": (0.1, _frame),
 }
 """Every kind with its share of the tries."""
 
-ON_STACKS = frozenset(("ratio", "duplicate", "merge"))
+ON_STACKS = frozenset(("ratio", "duplicate", "merge", "frame"))
 """Kinds whose places are stacks."""
 
 ON_LETS = frozenset(("untie",))

@@ -141,7 +141,7 @@ def _norm(term: Term) -> Term | None:
 def _weigh(term: Term) -> Term | None:
     """A learned scale folds into a linear map before it; a gate moves outside it, a long convolution too."""
     (body,) = term.arguments
-    if body.operation.name in ("value", "project", "affine", "weigh", "conv"):
+    if body.operation.name in ("value", "project", "affine", "weigh", "conv", "initial_state"):
         return body
     if _scales_own_heads(body):
         return build(body.operation, (), (build(term.operation, (), (body.arguments[0],)), body.arguments[1]))
@@ -168,6 +168,12 @@ def _drop_weigh(term: Term) -> Term | None:
     """A depthwise convolution absorbs a learned scale before it."""
     (body,) = term.arguments
     return build(term.operation, term.values, body.arguments) if body.operation.name == "weigh" else None
+
+
+def _initial_state(term: Term) -> Term | None:
+    """A learned state absorbs a learned scale of its queries."""
+    query, decay = term.arguments
+    return build(term.operation, (), (query.arguments[0], decay)) if query.operation.name == "weigh" else None
 
 
 def _rotary(term: Term) -> Term | None:
@@ -206,7 +212,7 @@ def _without_factors(node: Term) -> Term:
     match node.operation.name:
         case "temper" | "rowmean":
             return _without_factors(node.arguments[0])
-        case "masked" | "strict" | "topk" | "decay" | "relu" | "relu2":
+        case "masked" | "strict" | "topk" | "picked" | "decay" | "relu" | "relu2":
             return _over(node, [_without_factors(node.arguments[0]), *node.arguments[1:]])
         case "times":
             return _over(node, [_without_factors(each) for each in node.arguments])
@@ -217,7 +223,7 @@ def _without_factors(node: Term) -> Term:
 def _without_exponential_shift(node: Term) -> Term:
     """A positive kernel or score without what only multiplies its rows in being added below an exponential."""
     match node.operation.name:
-        case "masked" | "strict" | "topk" | "decay":
+        case "masked" | "strict" | "topk" | "picked" | "decay":
             return _over(node, [_without_exponential_shift(node.arguments[0]), *node.arguments[1:]])
         case "exp":
             return _over(node, [_without_offsets(node.arguments[0])])
@@ -347,6 +353,7 @@ RULES: dict[str, Callable[[Term], Term | None]] = {
     "norm": _normalises_anew,
     "weigh": _weigh,
     "conv": _drop_weigh,
+    "initial_state": _initial_state,
     "rotary": _rotary,
     "apply": _apply,
     "chain": _chain,

@@ -4,8 +4,9 @@ Every step of a path is one edit of the mutation set and every term on it is val
 fresh subterms takes parts of the goal: of up to FRESH_SIZE operations, all of which the sampler draws and none of which
 is shared, so `redraw`, `swap` and `insert` could have drawn each with positive probability, and it counts as one edit.
 
-The search is best-first by distance to the goal, with sharing and with all `let`s written out, plus what the path has
-cost so far. It inserts no operation of which the goal has no more, and ends after MAX_EXPANSIONS terms.
+The search is best-first by how far the parts of a term are from those of the goal (its operations, and which stands
+where in which, with sharing and with all `let`s written out), plus what the path has cost so far. It inserts no
+operation of which the goal has no more, and ends after MAX_EXPANSIONS terms.
 """
 
 from collections import Counter
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import product
 
-from archloom.search_space.distance import distance
 from archloom.search_space.edits import KINDS, OUTER, Option, Values, site_of
 from archloom.search_space.grammar import symbol
 from archloom.search_space.identity import canonical
@@ -23,9 +23,13 @@ from archloom.search_space.terms import Term, TermError, Value, places, replace,
 from archloom.search_space.types import Type
 from archloom.search_space.variation import FRESH_SIZE, fits
 
-MAX_EXPANSIONS = 80
+MAX_EXPANSIONS = 200
 STEP = 0.5
-"""What a step counts beside a distance of 1: little, so that the search goes straight before it goes short."""
+"""What a step counts beside one operation too many: little, so that the search goes straight before it goes short."""
+SHARING = 0.3
+"""Weight of the form with its `let`s against that without: what is to be tied must stand there first."""
+PARTS_OF_AN_OPERATION = 4
+"""An operation in the wrong place is one part too many itself, and changes three of the pairs around it."""
 
 
 def path(start: Term, goal: Term, *, sampler: Sampler) -> list[Term] | None:
@@ -36,7 +40,7 @@ def path(start: Term, goal: Term, *, sampler: Sampler) -> list[Term] | None:
     start, goal = canonical(start), canonical(goal)
     parts = _Parts(goal, sampler)
     before: dict[str, Term | None] = {start.text: None}
-    apart = _unshared(goal)
+    shared, apart = _profile(goal), _profile(_unshared(goal))
     ahead = [(0.0, 0, start.text, start)]
     for _ in range(MAX_EXPANSIONS):
         if not ahead:
@@ -47,7 +51,8 @@ def path(start: Term, goal: Term, *, sampler: Sampler) -> list[Term] | None:
         for child in _towards(here, parts, sampler):
             if child.text not in before:
                 before[child.text] = here
-                away = (distance(child, goal) + distance(_unshared(child), apart)) / 2
+                tied, untied = _away(_profile(child), shared), _away(_profile(_unshared(child)), apart)
+                away = SHARING * tied + (1 - SHARING) * untied
                 rank = away + STEP * (steps + 1)
                 heappush(ahead, (rank, steps + 1, child.text, child))
     return None
@@ -62,6 +67,34 @@ def _trail(last: Term, before: dict[str, Term | None]) -> list[Term]:
     return found[::-1]
 
 
+Profile = Counter[tuple[object, ...]]
+"""The operations of a term with their values, and the pairs of an operation and what stands in it where."""
+
+
+def _profile(term: Term) -> Profile:
+    found: Profile = Counter()
+    seen: set[int] = set()
+    pending = [term]
+    while pending:
+        node = pending.pop()
+        operation = node.operation
+        if operation.shares:
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+        found[operation, node.values] += 1
+        for index, argument in enumerate(node.arguments):
+            found[operation, index, argument.operation] += 1
+        pending += node.arguments
+    return found
+
+
+def _away(one: Profile, other: Profile) -> float:
+    """How many operations two profiles are apart, about."""
+    keys = one.keys() | other.keys()
+    return sum(abs(one.get(key, 0) - other.get(key, 0)) for key in keys) / PARTS_OF_AN_OPERATION
+
+
 class _Parts:
     """What a goal is made of: its subterms that could be drawn, by type, and the values its operations have."""
 
@@ -70,6 +103,8 @@ class _Parts:
         self.values: dict[Operation, list[set[Value]]] = {}
         drawable: dict[Type, dict[str, Term]] = {}
         for node in walk(goal):
+            if node.operation.shares:
+                continue
             known = self.values.setdefault(node.operation, [set() for _ in node.values])
             for values, value in zip(known, node.values, strict=True):
                 values.add(value)

@@ -27,8 +27,10 @@ ALIGNED_TRIES = 12
 ANYWHERE_TRIES = 50
 INSIDE = 0.7
 """Share of aligned tries that exchange parts inside a region where the parents diverge, and not a whole region."""
-FRESH_SIZE = 6
-"""Largest freshly drawn subterm, in operations."""
+FRESH_SIZE = 16
+"""Largest freshly drawn subterm, in operations: softmax attention as a whole mixer takes fifteen."""
+FRESH_MEAN = 4.0
+"""About the mean of the largest size that a fresh subterm may have: small ones are the rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,8 @@ def _fresh(type_: Type, sampler: Sampler, rng: Random) -> Term:
     if not cells:
         raise TermError(f"nothing makes a {type_.value} here")
     least = cells[0].size
-    return sampler.subterm(type_, rng, max_size=max(least, rng.randint(1, FRESH_SIZE)))
+    drawn = 1 + int(rng.expovariate(1 / FRESH_MEAN))
+    return sampler.subterm(type_, rng, max_size=max(least, min(drawn, FRESH_SIZE)))
 
 
 class _Region(NamedTuple):

@@ -137,6 +137,31 @@ class Conditioned(Block):
     norm = ConditionedNorm
 
 
+class BlendedNorm(nn.Module):
+    """s g x / rms(x) + (1 - s)(a x + b) with a share s = sigmoid(l), one number, that starts near 1.
+
+    PRepBN (Guo et al. 2024, arXiv:2405.11582) with what its batch norm is once training has ended, an affine map:
+    statistics of the batch would tell a token of later ones. The share is learned where the paper anneals it.
+    """
+
+    SHARE = 2.0
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.full((1,), self.SHARE))
+        self.gain = nn.Parameter(torch.ones(width))
+        self.slope = nn.Parameter(torch.ones(width))
+        self.offset = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = functional.rms_norm(x, x.shape[-1:], self.gain, eps=EPSILON)
+        return torch.lerp(self.slope * x + self.offset, normed, torch.sigmoid(self.share))
+
+
+class Blended(Block):
+    norm = BlendedNorm
+
+
 BLOCKS: dict[str, type[Block]] = {
     "block": Block,
     "parallel": Parallel,
@@ -144,4 +169,5 @@ BLOCKS: dict[str, type[Block]] = {
     "scaled": Scaled,
     "replacing": Replacing,
     "conditioned": Conditioned,
+    "blended": Blended,
 }

@@ -9,13 +9,14 @@ from torch.nn import functional
 
 from archloom.evaluator.modules.experts import GroupedExperts, MixtureOfExperts
 from archloom.search_space.costs import Widths
-from archloom.search_space.operations.channels import KAN_BASES
+from archloom.search_space.operations.channels import KAN_BASES, SCAN_STATES
 from archloom.search_space.terms import Term
 
 KEPT_SHARE = 4
 SMALLEST_THRESHOLD = 1e-12
 RADIAL_REACH = 2.0
 ISTA_STEP, ISTA_SPARSITY = 0.1, 0.1
+STEP_BIAS = -2.0
 
 
 def keep_largest(x: Tensor) -> Tensor:
@@ -134,6 +135,55 @@ class Ensemble(nn.Module):
         return each.mean(-2)
 
 
+def running_average(kept: Tensor, new: Tensor) -> Tensor:
+    """h_c = kept_c h_{c-1} + (1 - kept_c) new_c along the first axis, from zero; `kept` lies in [0, 1]."""
+    state, states = torch.zeros_like(new[0]), []
+    for share, each in zip(kept.unbind(), new.unbind(), strict=True):
+        state = torch.lerp(each, state, share)
+        states.append(state)
+    return torch.stack(states)
+
+
+class ChannelScan(nn.Module):
+    """W_3 ((y + g u) * silu(W_2 x)) with u = silu(W_1 x): the selective channel mixer of MambaMixer (Behrouz et al.
+    2024, arXiv:2403.19888) on one token, whose hidden channels take the place of the steps.
+
+    y_c = C_c (h_c + h'_c) sums a scan from the first channel and one from the last, each with N decay rates r = e^a:
+    h_c = e^(-r s_c) h_{c-1} + (1 - e^(-r s_c)) B_c u_c, the exact discretisation of dh = r (B u - h). B = tanh(b u),
+    C = tanh(c u) and the step s = softplus(d u + e) depend on the channel's own u. So |h| and |y| / 2 N are at most the
+    largest |u|, and the output grows as that of a gated unit.
+
+    Channels stand first and tokens last, [M, N, B T]: each of the M steps is one operation on neighbours in memory.
+    """
+
+    def __init__(self, term: Term, widths: Widths) -> None:
+        super().__init__()
+        self.up = nn.Linear(widths.model, widths.hidden, bias=False)
+        self.gate = nn.Linear(widths.model, widths.hidden, bias=False)
+        self.down = nn.Linear(widths.hidden, widths.model, bias=False)
+        self.rate = nn.Parameter(torch.arange(1.0, SCAN_STATES + 1).log().repeat(2, 1))
+        self.step = nn.Parameter(torch.ones(widths.hidden))
+        self.step_bias = nn.Parameter(torch.full((widths.hidden,), STEP_BIAS))
+        self.write = nn.Parameter(torch.randn(widths.hidden, SCAN_STATES))
+        self.read = nn.Parameter(torch.randn(widths.hidden, SCAN_STATES))
+        self.skip = nn.Parameter(torch.ones(widths.hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = functional.silu(self.up(x))
+        scanned = self.scan(u.flatten(0, -2).T.contiguous()).T.view_as(u)
+        outputs: Tensor = self.down((scanned + self.skip * u) * functional.silu(self.gate(x)))
+        return outputs
+
+    def scan(self, u: Tensor) -> Tensor:
+        """y [M, P] of u [M, P]."""
+        step = functional.softplus(self.step.unsqueeze(-1) * u + self.step_bias.unsqueeze(-1)).unsqueeze(1)
+        written, read = (torch.tanh(weight.unsqueeze(-1) * u.unsqueeze(1)) for weight in (self.write, self.read))
+        new = written * u.unsqueeze(1)  # [M, N, P]
+        ahead, back = (torch.exp(-rate.exp().unsqueeze(-1) * step) for rate in self.rate)
+        state = running_average(ahead, new) + running_average(back.flip(0), new.flip(0)).flip(0)
+        return (read * state).sum(1)
+
+
 CHANNELS: dict[str, Callable[[Term, Widths], nn.Module]] = {
     "mlp": Mlp,
     "glu": Glu,
@@ -142,6 +192,7 @@ CHANNELS: dict[str, Callable[[Term, Widths], nn.Module]] = {
     "kan": Kan,
     "ista": Ista,
     "ensemble": Ensemble,
+    "channel_scan": ChannelScan,
 }
 
 

@@ -4,11 +4,14 @@ A choice among scores that are equal would hang on rounding, so entries within a
 chosen with it: a sequence in segments and the whole one choose alike.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from archloom.evaluator.modules.base import Flow, Operator
+from archloom.evaluator.modules.base import Flow, Operator, spread
 from archloom.evaluator.modules.kernels import Kernel, softmax
+from archloom.evaluator.modules.scores import widen
 
 
 def margin(x: Tensor) -> float:
@@ -86,6 +89,27 @@ class TopK(Kernel):
         return None if logits is None else logits.masked_fill(~self.kept(logits), -torch.inf)
 
 
+class Picked(Kernel):
+    """A kernel where K^-1/2 <q_t, k_s> is among the k largest that its mask shows (Yang et al. 2024, arXiv:2410.05076).
+
+    Nothing is learned through the choice: q and k have no gradient.
+    """
+
+    def kept(self, flow: Flow) -> Tensor:
+        q = spread(self.inputs[1](flow), self.heads)
+        k = spread(flow.keys.history(self, self.inputs[2](flow.keys)), self.heads)
+        products = torch.einsum("bthk,bshk->bhts", q.detach(), k.detach()) / math.sqrt(q.shape[-1])
+        products = products.masked_fill(~self.mask(flow), -torch.inf)
+        return among_largest(products, self.term.integer("k"), margin(products))
+
+    def forward(self, flow: Flow) -> Tensor:
+        return widen(self.inputs[0](flow), self.heads).masked_fill(~self.kept(flow), 0)
+
+    def log_scores(self, flow: Flow) -> Tensor | None:
+        logits = self.inputs[0].log_scores(flow)
+        return None if logits is None else widen(logits, self.heads).masked_fill(~self.kept(flow), -torch.inf)
+
+
 def straight_through(logits: Tensor) -> Tensor:
     """One at the largest logit of the last axis, shared by equals, with the gradient of the softmax; zeros for a row of
     -inf alone (Bengio et al. 2013, arXiv:1308.3432)."""
@@ -113,6 +137,7 @@ MODULES: dict[str, type[Operator]] = {
     "rowmean": RowMean,
     "sparsemax": Sparsemax,
     "topk": TopK,
+    "picked": Picked,
     "hard": Hard,
     "assign": Assign,
 }

@@ -13,6 +13,7 @@ from archloom.evaluator.modules.base import Flow, Operator, spread
 from archloom.evaluator.modules.kernels import Kernel
 from archloom.evaluator.modules.masks import shown
 from archloom.evaluator.modules.scores import lags, summed_lag
+from archloom.kernels.arguments import accumulator
 
 STRONGEST_DECAY = -20.0
 """Least log decay of a token under `rated_gram`: its pass takes a token's own decay back without overflow."""
@@ -67,6 +68,29 @@ class Bonus(Operator):
     def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
         q, k, value = (spread(each, self.heads) for each in arguments)
         return (q * self.gain * k).sum(-1, keepdim=True) * value
+
+
+class InitialState(Operator):
+    """K^-1/2 (e^{G_t} q_t)^T S_0, what a decayed linear attention that starts at S_0 reads more than one that starts at
+    zero: initial-state tuning (Lemerle et al. 2024, arXiv:2410.23320).
+
+    Carries the summed decay [B, 1, H, 1 or K] from segment to segment.
+    """
+
+    START = 0.1
+
+    def prepare(self) -> None:
+        self.state = nn.Parameter(self.START * torch.randn(self.heads, self.shape.key, self.shape.value))
+
+    def compute(self, flow: Flow, *arguments: Tensor) -> Tensor:
+        q, log_decay = spread(arguments[0], self.heads), arguments[1]
+        log_decay = log_decay if log_decay.dim() == 4 else log_decay.unsqueeze(-1)
+        total = log_decay.to(accumulator(q.dtype)).cumsum(1)
+        if flow.cache is not None:
+            total = total + flow.cache.get(self, torch.zeros_like(total[:, :1]))
+            flow.cache[self] = total[:, -1:]
+        left = q * total.exp().to(q.dtype)
+        return torch.einsum("bthk,hkv->bthv", left, self.state) / math.sqrt(q.shape[-1])
 
 
 class Partitioned(Operator):
@@ -136,6 +160,7 @@ class Reweight(Operator):
 MODULES: dict[str, type[Operator]] = {
     "exclusive": Exclusive,
     "bonus": Bonus,
+    "initial_state": InitialState,
     "rated_gram": RatedGram,
     "partitioned": Partitioned,
     "lrpe": Lrpe,

@@ -89,6 +89,18 @@ BLOCKS = (
         blocks=lambda t, inner: 1,
     ),
     Operation(
+        name="blended",
+        rows=(((Type.MIXER, Type.CHANNEL), Type.BLOCK),),
+        summary="residual block whose norms blend RMS normalisation and an affine map by a learned share (SLAB)",
+        equation=r"y = x + {0}(\lambda \gamma \odot \mathrm{rms}^{-1} x + (1 - \lambda) (\alpha \odot x + b));\;"
+        r" y + {1}(\lambda' \gamma' \odot \mathrm{rms}^{-1} y + (1 - \lambda') (\alpha' \odot y + b'))",
+        weight=0.15,
+        parametric=True,
+        weights=_each(lambda s, t, h: 3 * s.width + 1),
+        flops=_each(lambda s, t, h: 5 * s.width),
+        blocks=lambda t, inner: 1,
+    ),
+    Operation(
         name="averaged",
         rows=(((Type.STACK,), Type.BLOCK),),
         summary="a stack in which each block reads a learned weighted average of all earlier outputs",

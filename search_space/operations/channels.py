@@ -12,6 +12,9 @@ GROUPS = 2
 GROUP_RANK = 16
 """Width of the queries and keys by which the experts of a group attend to each other."""
 
+SCAN_STATES = 4
+"""Numbers that a scan along the channels carries from one to the next."""
+
 
 def _expert(shape: Shape) -> int:
     """Weights of one expert (a gated unit) and its row of the router."""
@@ -113,6 +116,21 @@ CHANNELS = (
         parametric=True,
         weights=lambda s, t, h: 2 * s.width * s.hidden + 2 * t.integer("members") * (s.width + s.hidden),
         flops=lambda s, t, h: t.integer("members") * (4 * s.width * s.hidden + 2 * (s.width + s.hidden)),
+    ),
+    Operation(
+        name="channel_scan",
+        rows=(((), Type.CHANNEL),),
+        summary="gated channel mixer along whose hidden channels a selective scan runs, from both ends (MambaMixer)",
+        equation=(
+            r"W_3 ((y + \gamma \odot u) \odot \mathrm{silu}(W_2 x)),\; u = \mathrm{silu}(W_1 x),\;"
+            r" \Delta = \mathrm{softplus}(\delta \odot u + b),\;"
+            r" h_i = e^{-e^{a} \Delta_i} \odot h_{i-1} + (1 - e^{-e^{a} \Delta_i}) \odot \tanh(\eta_i u_i) \, u_i,\;"
+            r" y_i = \langle \tanh(\kappa_i u_i), \sum_{\pm} h_i^{\pm} \rangle"
+        ),
+        weight=0.15,
+        parametric=True,
+        weights=lambda s, t, h: s.hidden * (3 * s.width + 2 * SCAN_STATES + 3) + 2 * SCAN_STATES,
+        flops=lambda s, t, h: s.hidden * (6 * s.width + 26 * SCAN_STATES + 17),
     ),
     Operation(
         name="none",

@@ -1,6 +1,6 @@
 """Normalisers: what makes rows of a kernel comparable. `rownorm` stands among the kernels."""
 
-from archloom.search_space.operations.counts import score_each
+from archloom.search_space.operations.counts import F, score_each
 from archloom.search_space.operations.row import Operation, choice, same
 from archloom.search_space.patterns import NONCAUSAL, NONCAUSAL_CROSS
 from archloom.search_space.types import Type
@@ -37,6 +37,16 @@ NORMALISERS = (
         summary="the `k` largest entries of each row, and those equal to the last of them",
         equation=r"{0}_{ts} \, [{0}_{ts} \ge \mathrm{top}_k({0}_t)]",
         weight=0.2,
+        flops=score_each(8),
+    ),
+    Operation(
+        name="picked",
+        rows=(((Type.POSITIVE_KERNEL, F, F), Type.POSITIVE_KERNEL),),
+        parameters=(choice("k", 4, 8, 16, default=8),),
+        summary="the entries of each row whose other inner product is among the `k` largest, or equal to the last of"
+        " them: tokens that another attention picks (TidalDecode)",
+        equation=r"{0}_{ts} \, [\langle {1}_t, {2}_s \rangle \ge \mathrm{top}_k \langle {1}_t, {2}_r \rangle]",
+        weight=0.0,  # written, never drawn: what picks has no gradient, so its weights must be those of another kernel
         flops=score_each(8),
     ),
     Operation(

@@ -2,6 +2,8 @@
 
 `exclusive`, `rated_gram`, `partitioned` and `lrpe` are kernels and scores of finite rank, for `apply` and `resolve`.
 `scan`, `erase` and `resonance` are recurrences that no kernel expresses; each carries a state of K x V numbers a head.
+`initial_state` is what such a state would still hold of a learned start: beside a kernel with its decay, the recurrence
+that begins there.
 
 `rated_gram` is the writer of RWKV-7: S_t = (Diag(e^g) - (eta * k) k^T) S_{t-1} + ... . With one rate for all channels
 that matrix is symmetric with eigenvalues in (-1, 1], so states are bounded. With a rate by channel it is not: for
@@ -12,7 +14,7 @@ slowly keep it stable, but no type can promise that; so it is written and never 
 
 from archloom.search_space.operations.counts import F, M, V
 from archloom.search_space.operations.row import Operation, choice
-from archloom.search_space.patterns import SELF
+from archloom.search_space.patterns import ONLY_CAUSAL, SELF
 from archloom.search_space.types import POSITIVE, VALUES, Type
 
 _PAIRS = tuple((a, b, a in POSITIVE and b in POSITIVE) for a in F for b in F)
@@ -39,6 +41,18 @@ RECURRENCES: tuple[Operation, ...] = (
         parametric=True,
         weights=lambda s, t, h: h * s.key,
         flops=lambda s, t, h: h * (3 * s.key + s.value),
+    ),
+    Operation(
+        name="initial_state",
+        rows=tuple(((F, decay), V) for decay in (Type.CHANNEL_DECAY, Type.HEAD_DECAY)),
+        summary="what a query reads of a learned initial state, decayed by all tokens so far (Lina-Speech)",
+        equation=r"K^{-1/2} W_0^\top (e^{G_t} \odot {0}_t),\; G = \mathrm{cumsum}({1})",
+        weight=0.15,
+        parametric=True,
+        weights=lambda s, t, h: h * s.key * s.value,
+        flops=lambda s, t, h: h * (2 * s.key * s.value + 3 * s.key),
+        state=lambda s, t, h: h * (s.key if t.arguments[1].type is Type.CHANNEL_DECAY else 1),
+        patterns=ONLY_CAUSAL,
     ),
     Operation(
         name="rated_gram",

@@ -1,5 +1,6 @@
 """Channel mixers, residual forms, blocks of stacks, routed mixers and memories in all company they are drawn in."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -7,9 +8,12 @@ import torch
 from torch import Tensor
 
 from archloom.evaluator.modules import Cache, Context, Stack
+from archloom.evaluator.modules.blocks import BlendedNorm
+from archloom.evaluator.modules.channels import ChannelScan
 from archloom.search_space.costs import Widths, costs
 from archloom.search_space.grammar import Grammar
 from archloom.search_space.operations import OPERATIONS
+from archloom.search_space.operations.channels import SCAN_STATES
 from archloom.search_space.patterns import CAUSAL, CAUSAL_CROSS, NONCAUSAL, NONCAUSAL_CROSS, Pattern
 from archloom.search_space.sampling import Sampler
 from archloom.search_space.terms import Term, walk
@@ -21,8 +25,8 @@ SEGMENTS = (1, 1, 2, 1, 14, 29)  # also some in which no pair of tokens becomes 
 EXACT = 1e-9  # two exact forms in float64, relative to the largest output
 SAMPLES = 3
 NEW = (
-    *("moe", "grouped_moe", "kan", "ista", "ensemble"),
-    *("gru", "scaled", "replacing", "conditioned", "averaged", "unet"),
+    *("moe", "grouped_moe", "kan", "ista", "ensemble", "channel_scan"),
+    *("gru", "scaled", "replacing", "conditioned", "blended", "averaged", "unet"),
     *("mixture", "earlier", "recall", "carry"),
 )
 
@@ -154,6 +158,48 @@ def test_no_expert_starves_and_no_token_crowds_out_another(channel: str) -> None
     many = tokens(30)
     order = torch.randperm(30)
     torch.testing.assert_close(stack(many)[:, order], stack(many[:, order]))
+
+
+def channel_scan(hidden: int) -> ChannelScan:
+    return ChannelScan(parse("channel_scan"), replace(WIDTHS, hidden=hidden))
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 171])
+def test_a_scan_along_channels_is_bounded_for_any_input(hidden: int) -> None:
+    """In float32, up to where a gated unit's square overflows: the state is an average, so y is within 2 N max |u|."""
+    mixer = channel_scan(hidden)
+    for size in (0.0, 1e-30, 1.0, 1e15):
+        x = (size * torch.randn(2, 5, WIDTHS.model)).requires_grad_()
+        u = size * torch.randn(hidden, 10)
+        assert mixer.scan(u).abs().max() <= 2 * SCAN_STATES * u.abs().max()
+        gradients = torch.autograd.grad(mixer(x).sum(), [x, *mixer.parameters()])
+        assert all(torch.isfinite(each).all() for each in gradients)
+
+
+def test_a_scan_along_channels_has_no_preferred_end() -> None:
+    """Channels in the reverse order, and the rates of the two directions exchanged: the same output."""
+    mixer, turned = channel_scan(30).double(), channel_scan(30).double()
+    with torch.no_grad():
+        mixer.rate.add_(torch.randn_like(mixer.rate))
+        for name, weight in turned.named_parameters():
+            axis = 1 if name == "down.weight" else 0
+            weight.copy_(mixer.get_parameter(name).flip(axis))
+    x = tokens()
+    torch.testing.assert_close(turned(x), mixer(x))
+    with torch.no_grad():
+        turned.rate.copy_(mixer.rate)
+    assert (turned(x) - mixer(x)).abs().max() > 1e-6
+
+
+def test_a_blended_norm_is_an_affine_map_where_its_share_is_none() -> None:
+    norm, x = BlendedNorm(WIDTHS.model).double(), tokens()
+    start = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64))
+    rms = x / x.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(norm(x), start * rms + (1 - start) * x, rtol=1e-5, atol=1e-5)  # the epsilon of the norm
+    with torch.no_grad():
+        norm.share.fill_(-80.0)
+        norm.offset.fill_(3.0)
+    torch.testing.assert_close(norm(x), x + 3.0)
 
 
 def test_the_second_mixer_of_a_chain_reads_the_first_alone() -> None:

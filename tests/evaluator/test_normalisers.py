@@ -14,7 +14,7 @@ from archloom.evaluator.modules.normalisers import among_largest, sparsemax, str
 from archloom.search_space.costs import BYTES, Widths, costs
 from archloom.search_space.grammar import Grammar
 from archloom.search_space.operations import term
-from archloom.search_space.patterns import CAUSAL, CAUSAL_CROSS, NONCAUSAL, NONCAUSAL_CROSS, PATTERNS, Pattern
+from archloom.search_space.patterns import CAUSAL, CAUSAL_CROSS, NONCAUSAL, NONCAUSAL_CROSS, PATTERNS, Pattern, misfits
 from archloom.search_space.sampling import Sampler
 from archloom.search_space.terms import Term, walk
 from archloom.search_space.text import parse
@@ -138,6 +138,59 @@ def test_every_source_is_given_to_one_target() -> None:
 def test_top_k_keeps_k_entries_of_long_rows() -> None:
     kept = matrix(f"topk(masked(exp({DOT}), visible), k=4)") != 0
     assert kept.sum(-1).tolist() == [min(t + 1, 4) for t in range(12)]
+
+
+def test_another_attention_picks_k_entries_of_long_rows() -> None:
+    kept = matrix("picked(masked(ones, visible), project(x), project(x), k=4)") != 0
+    assert kept.sum(-1).tolist() == [min(t + 1, 4) for t in range(12)]
+    assert not kept.triu(1).any()
+
+
+def picking(kernel: str, *, seed: int = 3) -> nn.Module:
+    """A mixer whose queries and keys are q and k."""
+    torch.manual_seed(seed)
+    lets = "let q = project(x) in let k = project(conv(x)) in"
+    mixer = parse(f"mix({lets} apply(rownorm({kernel}), value(x)))")
+    return make_mixer(mixer, widths=WIDTHS, length=STEPS)
+
+
+def test_what_scores_pick_of_themselves_is_the_largest() -> None:
+    own = picking("picked(masked(exp(dot(q, k)), visible), q, k, k=4)")
+    largest = picking("topk(masked(exp(dot(q, k)), visible), k=4)")
+    x = torch.randn(2, STEPS, WIDTHS.model)
+    close(own(x), largest(x), largest(x).detach().abs().max())
+    assert (own(x) - picking("masked(exp(dot(q, k)), visible)")(x)).abs().max() > 1e-3
+
+
+def test_nothing_is_learned_through_what_picks() -> None:
+    mixer = picking("picked(masked(exp(dot(project(x), k)), visible), q, k, k=4)")
+    outputs = mixer(torch.randn(2, STEPS, WIDTHS.model)).square().sum()
+    names, weights = zip(*mixer.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(outputs, weights, allow_unused=True)
+    (unused,) = (name for name, gradient in zip(names, gradients, strict=True) if gradient is None)
+    (picks,) = (each for each in mixer.modules() if _is(each, "picked"))
+    assert mixer.get_parameter(unused) is picks.inputs[1].inputs[0].linear.weight
+
+
+PICKED = (
+    "rownorm(picked(masked(exp({0}), visible), q, k, k=4))",
+    "rownorm_plus_one(picked(masked(decay(exp({0}), forget(x)), visible), k, k, k=8))",
+    "rowmean(picked(topk(masked(relu2({0}), visible), k=8), q, k, k=4))",
+)
+
+
+@pytest.mark.parametrize("shares", [(1, 1), (2, 4), (4, 1)])
+@pytest.mark.parametrize("kernel", [*PICKED, "picked(masked(quad({0}), window(width=8)), q, k, k=4)"])
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_mixers_that_pick_hold_their_promises(kernel: str, shares: tuple[int, int], pattern: Pattern) -> None:
+    one, other = shares
+    mixer = parse(
+        f"mix(let q = rotary(project(x, share={one})) in let k = project(conv(x), share={other}) in"
+        f" add(apply(rownorm(masked(exp(dot(q, k)), visible)), value(x)),"
+        f" apply({kernel.format(f'dot(project(x, share={other}), project(x))')}, value(x, share={one}))), heads=4)"
+    )
+    if not misfits(mixer, pattern):
+        hold(mixer, pattern)
 
 
 def test_across_and_chunk_part_what_is_visible() -> None:

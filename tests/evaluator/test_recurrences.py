@@ -27,10 +27,10 @@ EXACT = 1e-9  # relative; two exact forms of one sum in float64, up to a few tho
 ADDED = (
     *("exp", "sigmoid", "mul", "weigh", "rms", "complement", "floor", "affine", "hedgehog", "random_features"),
     *("spike", "topk_channels", "constant_decay", "fade_channels", "log", "step_channels", "routes", "exclusive"),
-    *("bonus", "partitioned", "lrpe", "reweight", "scan", "erase", "resonance"),
+    *("bonus", "initial_state", "partitioned", "lrpe", "reweight", "scan", "erase", "resonance"),
 )
 FEATURE_FORMS = ("exp", "sigmoid", "mul", "weigh")  # new on features, older on scores and values
-EACH = 8  # 25 operations: 200 mixers
+EACH = 8  # 26 operations: 208 mixers
 PARTNERS = {
     "log": ("decayed_dot", "channel_softmax"),
     "fade_channels": ("decayed_dot",),
@@ -161,6 +161,10 @@ WRITTEN = {
     ),
     "products of features": (f"apply(masked(dot(mul({Q}, sigmoid({K})), mul(exp({K}), relu({Q}))), visible), {V})"),
     "a difference": f"subtract({V}, apply(masked(dot(weigh(unit({Q})), affine({K})), visible), {V}))",
+    "initial states": (
+        f"let q = {Q} in let g = forget_channels(x) in add(apply(masked(decayed_dot(q, {K}, g), visible), {V}),"
+        f" silu(add(initial_state(q, g), initial_state({K}, forget(x)))))"
+    ),
     "scan": f"scan({Q}, {K}, step_channels(x), {V})",
     "erase": f"erase({Q}, channel_softmax({K}), {V}, value(x))",
     "resonance": f"resonance({Q}, unit({K}), beta(x), {V})",

@@ -40,6 +40,7 @@ def test_terms_that_are_one(text: str, same: str) -> None:
     [
         (f"mixture({MIX}, mixture({MIX}, {OTHER}))", f"mixture(mixture({MIX}, {MIX}), {OTHER})"),
         (f"scaled({MIX}, mlp)", PLAIN),
+        (f"blended({MIX}, none)", f"block({MIX}, none)"),
         (f"averaged({STACK})", f"unet({STACK})"),
         (f"unet(then({STACK}, repeat(unet({STACK}), times=1)))", f"unet(then({STACK}, {STACK}))"),
     ],

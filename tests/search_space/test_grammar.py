@@ -82,7 +82,7 @@ def test_counts_of_the_smallest_architectures_by_hand() -> None:
     smallest = values * (1 + 2) * 3
     assert grammar.count((Type.MIXER, 0), 4) == smallest
     channels = int(grammar.count((Type.CHANNEL, 0), 1))
-    blocks = ("block", "parallel", "gru", "scaled", "replacing", "conditioned")
+    blocks = ("block", "parallel", "gru", "scaled", "replacing", "conditioned", "blended")
     assert grammar.count((Type.BLOCK, 1), 6) == smallest * channels * len(blocks)
     assert grammar.count((Type.STACK, 2), 7) == smallest * channels * len(blocks)  # repeat, one admissible `times`
     assert grammar.count((Type.STACK, 3), 7) == 0

@@ -130,6 +130,14 @@ EQUAL = {
     ),
     "norm of scale": (mix(f"norm(scale(apply(dense, {V}), beta(x)))"), mix(f"norm(apply(dense, {V}))")),
     "weigh of value": (mix(f"apply(dense, weigh({V}))"), mix(f"apply(dense, {V})")),
+    "weigh of an initial state": (
+        mix("mul(weigh(initial_state(project(x), retention)), apply(dense, value(x)))"),
+        mix("mul(initial_state(project(x), retention), apply(dense, value(x)))"),
+    ),
+    "initial state of weigh": (
+        mix("mul(initial_state(weigh(silu(project(x))), retention), apply(dense, value(x)))"),
+        mix("mul(initial_state(silu(project(x)), retention), apply(dense, value(x)))"),
+    ),
     "weigh of weigh": (mix(f"apply(dense, weigh(weigh(silu({V}))))"), mix(f"apply(dense, weigh(silu({V})))")),
     "weigh of conv": (mix(f"apply(dense, weigh({CONV}))"), mix(f"apply(dense, {CONV})")),
     "conv of weigh": (mix(f"apply(dense, conv(weigh(silu({V}))))"), mix(f"apply(dense, conv(silu({V})))")),

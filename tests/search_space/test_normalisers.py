@@ -29,6 +29,14 @@ FORGOTTEN = {
         f"rownorm(topk(masked(decay(relu2(temper({DOT})), forget(x)), visible)))",
         f"rownorm(topk(masked(decay(relu2({DOT}), forget(x)), visible)))",
     ),
+    "a temperature where another attention picks": (
+        f"rownorm(picked(masked(relu(temper({DOT})), visible), project(x), project(x)))",
+        f"rownorm(picked(masked(relu({DOT}), visible), project(x), project(x)))",
+    ),
+    "an offset of keys where another attention picks": (
+        "rownorm(picked(masked(exp(dot(project(x), affine(silu(project(x))))), visible), project(x), project(x)))",
+        "rownorm(picked(masked(exp(dot(project(x), weigh(silu(project(x))))), visible), project(x), project(x)))",
+    ),
     "temperatures of a product": (
         f"rownorm(strict(masked(relu(times(temper({DOT}), temper(temper({OTHER})))), visible)))",
         f"rownorm(strict(masked(relu(times({DOT}, {OTHER})), visible)))",
@@ -74,6 +82,7 @@ def test_what_makes_a_difference_stays(kept: str, dropped: str) -> None:
     [
         f"rownorm_plus_one(masked({DOT}, visible))",  # rows of any sign have no sum to divide by
         f"topk(masked({DOT}, visible))",
+        f"picked(masked({DOT}, visible), project(x), project(x))",
         f"sparsemax(masked(exp({DOT}), visible))",  # acts on scores, not on their exponentials
         f"rownorm(sparsemax(masked({DOT}, visible)))",  # normalised twice
         f"rowmean(rownorm(masked(exp({DOT}), visible)))",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import attention, blockwise, channels, recurrences, residuals
+from . import attention, blockwise, channels, feature_maps, memories, recurrences, residuals
 from .blockwise import fcaformer
 from .parts import silu
 from .places import Case, Places, affine, convolved, inside, linear, low_rank
@@ -14,15 +14,15 @@ CASES: dict[tuple[str, int], Case] = {}
 
 H = 2
 
-# -- mixers: the literal with its two heads, the places of its weights, and its parameters ----------------------------
+# -- mixers: the literal with its heads, the places of its weights, and its parameters --------------------------------
 
 
-def heads_of(literal: object) -> Layer:
-    """A mixer's literal as a layer of two heads."""
+def heads_of(literal: object, heads: int = H) -> Layer:
+    """A mixer's literal as a layer of so many heads."""
     assert callable(literal)
 
     def layer(x: Tensor, w: Weights) -> Tensor:
-        outputs: Tensor = literal(x, heads=H, **w)
+        outputs: Tensor = literal(x, heads=heads, **w)
         return outputs
 
     return layer
@@ -91,6 +91,21 @@ GLA = (
 )
 CONVOLUTION = linear(value="silu conv value") | {"taps": ("silu conv", "taps")}
 WIDE_CONVOLUTION = linear(value="silu conv silu value") | {"taps": ("silu conv", "taps")}
+SIMPLIFIED = linear(
+    query="add apply rownorm masked dot relu:0 project",
+    key="add apply rownorm masked dot relu:1 project",
+    value="add apply value",
+) | {"taps": ("add conv", "taps")}
+SELECTIVE = (
+    linear(query="mul add scan project:0", key="mul add scan project:1", value="mul add scan value")
+    | linear(gate="mul silu value")
+    | low_rank("mul add scan step_channels")
+    | {
+        "taps": ("mul add scan project:0 silu conv", "taps"),
+        "rate": ("mul add scan", "rate"),
+        "skip": ("mul add weigh", "gain"),
+    }
+)
 SUBSPACE = linear(subspaces="apply rownorm masked exp dot project:0")
 MEMORY = inside("add", SOFTMAX) | {
     "ask": ("add recall project", "linear.weight"),
@@ -128,6 +143,11 @@ def kda_count(D: int, K: int, V: int) -> int:
 
 def gla_count(D: int, K: int, V: int) -> int:
     return softmax_count(D, K, V) + D * V + V // H + 16 * D + 17 * K
+
+
+def selective_count(D: int, K: int, V: int) -> int:
+    """Of four heads: taps, B and C of one head, step, rates of each head's K x V states, x, gate, skip and output."""
+    return 4 * D + 2 * D * (K // 4) + 16 * D + 17 * V + K * V // 4 + 2 * D * V + V + D * V
 
 
 def convolution_count(D: int, K: int, V: int) -> int:
@@ -229,6 +249,20 @@ WHOLES: dict[str, Whole] = {
         literal=architecture(residuals.averaged(*[block(mamba, channels.gated)] * 3)),
         places=(MAMBA,),
         count=lambda D, K, V, M: 2 + 3 + 3 * (2 * D + mamba_count(D, K, V) + 3 * D * M) + D,
+    ),
+    "mamba_mixer": Whole(
+        depth=3,
+        literal=architecture(
+            residuals.averaged(*[block(heads_of(memories.mamba, 4), channels.selective_channel_scan)] * 3)
+        ),
+        places=(SELECTIVE,),
+        count=lambda D, K, V, M: 2 + 3 + 3 * (2 * D + selective_count(D, K, V) + 3 * D * M + 11 * M + 8) + D,
+    ),
+    "slab": Whole(
+        depth=2,
+        literal=architecture(*[residuals.re_parameterised(heads_of(feature_maps.simplified), mlp)] * 2),
+        places=(SIMPLIFIED,),
+        count=lambda D, K, V, M: 2 * (2 * (3 * D + 1) + softmax_count(D, K, V) + 4 * V + 2 * D * M) + D,
     ),
     "moe_transformer": alike("moe_transformer", channels.mixture_of_experts(2)),
     "miga": alike("miga", channels.grouped_experts),

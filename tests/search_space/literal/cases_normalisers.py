@@ -50,6 +50,18 @@ CASES: dict[tuple[str, int], Case] = {
         places=heads_of("apply rownorm topk masked exp dot", rotary=True),
         count=attention_count,
     ),
+    ("tidal_decode", 0): Case(
+        literal=partial(masked.tidal_decode, heads=2),
+        places=linear(
+            query="add apply:0 rownorm masked exp dot rotary:0 project",
+            key="add apply:0 rownorm masked exp dot rotary:1 project",
+            value="add apply:0 value",
+            sparse_query="add apply:1 rownorm picked masked exp dot rotary:0 project",
+            sparse_key="add apply:1 rownorm picked masked exp dot rotary:1 project",
+            sparse_value="add apply:1 value",
+        ),
+        count=lambda D, H, K, V, T: 2 * (2 * D * H * K + D * H * V) + D * H * V,
+    ),
     ("block_sparse", 0): Case(
         literal=partial(masked.block_sparse, heads=2), places=heads_of(SOFTMAX, rotary=False), count=attention_count
     ),

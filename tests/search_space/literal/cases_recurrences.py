@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from . import feature_maps, memories
+from . import feature_maps, memories, recurrences
 from .places import Case, Places, affine, convolved, linear, low_rank
 
 
@@ -168,6 +168,18 @@ CASES: dict[tuple[str, int], Case] = {
         )
         | affine(forget="add apply:0 masked decay forget", sparse_forget="add apply:1 masked partitioned forget"),
         count=lambda D, H, K, V, T: attention_count(D, H, K, V, T) + 2 * D * H * K + 2 * (D + 1) * H + 4 * D,
+    ),
+    ("lina_speech", 0): Case(
+        literal=partial(recurrences.lina_speech, heads=2),
+        places=linear(
+            query="mul norm add initial_state project",
+            key="mul norm add apply masked decayed_dot project:1",
+            value="mul norm add apply value",
+            gate="mul silu value",
+        )
+        | low_rank("mul norm add initial_state forget_channels")
+        | {"state": ("mul norm add initial_state", "state"), "gain": ("mul norm", "gain")},
+        count=lambda D, H, K, V, T: gated_count(D, H, K, V, T) + H * K * V,
     ),
     ("spiking_linear", 0): Case(
         literal=partial(feature_maps.spiking_linear, heads=2),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .parts import silu
+from .parts import silu, softplus
 from .whole import Layer, Weights
 
 Activation = Callable[[Tensor], Tensor]
@@ -150,3 +150,28 @@ def batch_ensemble(x: Tensor, w: Weights) -> Tensor:
         hidden = relu(s_up * ((r_up * x) @ w["up.weight"].T))
         members.append(s_down * ((r_down * hidden) @ w["down.weight"].T))
     return torch.stack(members).mean(0)
+
+
+def selective_channel_scan(x: Tensor, w: Weights) -> Tensor:
+    """Behrouz et al. 2024: the selective channel mixer, S6 along the channels from both ends, gated.
+
+    For each direction h_c = A_c h_{c-1} + (1 - A_c) B_c u_c and y_c = <C_c, h_c>, with A_c = exp(-e^a Delta_c) for four
+    numbers a, Delta = softplus, B and C depending on the channel.
+
+    Departures: u is a token's hidden channels, so that nothing depends on other tokens or on the length; in the paper a
+    channel holds its values at all tokens. Each channel has a weight of its own for Delta, B and C, which both
+    directions share. B and C pass a tanh, and B u is weighed by 1 - A instead of Delta, which keeps the state within
+    the largest |u|. No convolution stands before the scan.
+    """
+    u = silu(x @ w["up.weight"].T)  # [T, M]
+    channels = u.unbind(1)
+    y = [skip * channel for skip, channel in zip(w["skip"], channels, strict=True)]
+    for direction, order in ((0, range(len(channels))), (1, range(len(channels) - 1, -1, -1))):
+        state = torch.zeros(len(x), 4)
+        for c in order:
+            step = softplus(w["step"][c] * channels[c] + w["step_bias"][c])
+            kept = torch.exp(-step[:, None] * torch.exp(w["rate"][direction]))
+            write, read = (torch.tanh(channels[c][:, None] * w[name][c]) for name in ("write", "read"))
+            state = kept * state + (1 - kept) * write * channels[c][:, None]
+            y[c] = y[c] + (read * state).sum(1)
+    return (torch.stack(y, 1) * silu(x @ w["gate.weight"].T)) @ w["down.weight"].T

@@ -4,6 +4,7 @@ Systems of images are two-dimensional in their papers and stand here in one dime
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -96,6 +97,48 @@ def partial_attention(
     q, k = rotary(project(x, source_query, heads)), rotary(project(x, source_key, heads))
     kept = softmax_under(lambda t, s: s <= t and (s < 8 or s == t), q, k, project(x, source_value, heads))
     return join(whole + kept, output)
+
+
+def picked_tokens(query: Tensor, key: Tensor, count: int) -> list[set[int]]:
+    """For each token the `count` earlier ones, itself among them, of which q_t . k_s is largest; one head, [T, K]."""
+    picked = []
+    for t, q in enumerate(query.unbind(0)):
+        scores = (key[: t + 1] @ q).tolist()
+        picked.append(set(sorted(range(t + 1), key=scores.__getitem__)[-count:]))
+    return picked
+
+
+def among(picked: list[set[int]], t: int, s: int) -> bool:
+    return s in picked[t]
+
+
+def tidal_decode(
+    x: Tensor,
+    *,
+    heads: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sparse_query: Tensor,
+    sparse_key: Tensor,
+    sparse_value: Tensor,
+    output: Tensor,
+    count: int = 16,
+) -> Tensor:
+    """Yang et al. 2024: full attention, whose `count` largest scores of each head say which tokens the attention of the
+    following layers looks at.
+
+    Departures: the sparse attention stands in the same layer, reads the same stream and is added; tokens are picked
+    anew in every layer instead of in a few, and already in training, where the paper decodes a trained model.
+    """
+    q, k = rotary(project(x, query, heads)), rotary(project(x, key, heads))
+    whole = softmax_under(lambda t, s: s <= t, q, k, project(x, value, heads))
+    own_q, own_k = rotary(project(x, sparse_query, heads)), rotary(project(x, sparse_key, heads))
+    v, sparse = project(x, sparse_value, heads), []
+    for h in range(heads):
+        sees = partial(among, picked_tokens(q[:, h], k[:, h], count))
+        sparse.append(softmax_under(sees, *(each[:, h : h + 1] for each in (own_q, own_k, v))))
+    return join(whole + torch.cat(sparse, 1), output)
 
 
 def duplex(x: Tensor, *, heads: int, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> Tensor:

@@ -38,9 +38,13 @@ def normalised_linear(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def gated_linear(query: Tensor, key: Tensor, value: Tensor, keep: Sequence[Tensor]) -> Tensor:
-    """S_t = Diag(alpha_t) S_{t-1} + k_t v_t^T, o = S^T q; `keep` has alpha_t as [H, K] or [H, 1] per token."""
-    state, outputs = torch.zeros(query.shape[1], query.shape[2], value.shape[2]), []
+def gated_linear(
+    query: Tensor, key: Tensor, value: Tensor, keep: Sequence[Tensor], start: Tensor | None = None
+) -> Tensor:
+    """S_t = Diag(alpha_t) S_{t-1} + k_t v_t^T, o = S^T q; `keep` has alpha_t as [H, K] or [H, 1] per token. S_0 is
+    `start` or zero."""
+    state = torch.zeros(query.shape[1], query.shape[2], value.shape[2]) if start is None else start
+    outputs = []
     for q, k, v, alpha in zip(query, key, value, keep, strict=True):
         state = alpha.unsqueeze(-1) * state + outer(k, v)
         outputs.append(read(state, q))
@@ -117,6 +121,33 @@ def gla(
     q = project(x, query, heads)
     alpha = sigmoid(x @ down.T @ up.T + up_bias).reshape(len(x), heads, -1) ** (1 / 16)
     o = gated_linear(kernel_scale(q) * q, project(x, key, heads), project(x, value, heads), list(alpha))
+    return join(rms_norm(o, gain) * silu(project(x, gate, heads)), output)
+
+
+def lina_speech(
+    x: Tensor,
+    *,
+    heads: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    down: Tensor,
+    up: Tensor,
+    up_bias: Tensor,
+    state: Tensor,
+    gain: Tensor,
+    gate: Tensor,
+    output: Tensor,
+) -> Tensor:
+    """Lemerle et al. 2024: the recurrence of gated linear attention from a learned S_0 [H, K, V].
+
+    Departures: S_0 is learned with all other weights and is of full rank, where the paper tunes one of low rank for
+    each voice of a trained model; those of `gla`, and no convolutions or positions around it.
+    """
+    q = project(x, query, heads)
+    alpha = sigmoid(x @ down.T @ up.T + up_bias).reshape(len(x), heads, -1) ** (1 / 16)
+    k, v = project(x, key, heads), project(x, value, heads)
+    o = gated_linear(kernel_scale(q) * q, k, v, list(alpha), start=state)
     return join(rms_norm(o, gain) * silu(project(x, gate, heads)), output)
 
 

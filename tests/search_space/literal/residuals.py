@@ -89,6 +89,32 @@ def conditioned(mixer: Layer, channel: Layer) -> Layer:
     return block
 
 
+def re_parameterised(mixer: Layer, channel: Layer) -> Layer:
+    """Guo et al. 2024: PRepBN(x) = lambda LN(x) + (1 - lambda) RepBN(x), RepBN(x) = BN(x) + eta x.
+
+    BN is in the form of inference, gamma (x - mu) / sigma + beta with fixed mu and sigma, and eta one number: an affine
+    map a x + b with a = gamma / sigma + eta and b = beta - gamma mu / sigma. The weights are a and b, which gamma and
+    beta are found from here. Departures: statistics of a batch would look at later tokens, so a and b are learned from
+    the start; lambda = sigmoid(l) is learned, one number for each norm, where the paper lets it fall linearly from 1 to
+    0; RMS norms.
+    """
+
+    def norm(x: Tensor, w: Weights) -> Tensor:
+        channels, eta = torch.arange(x.shape[1], dtype=x.dtype), 0.7
+        mu, sigma = torch.sin(channels), 1.5 + torch.cos(channels)
+        gamma = (w["slope"] - eta) * sigma
+        beta = w["offset"] + gamma * mu / sigma
+        batch_norm = gamma * (x - mu) / sigma + beta
+        share = sigmoid(w["share"])
+        return share * rms_norm(x, w["gain"]) + (1 - share) * (batch_norm + eta * x)
+
+    def block(x: Tensor, w: Weights) -> Tensor:
+        x = x + mixer(norm(x, under(w, "mixer_norm")), under(w, "mixer"))
+        return x + channel(norm(x, under(w, "channel_norm")), under(w, "channel"))
+
+    return block
+
+
 def averaged(*kinds: Layer) -> Layer:
     """Pagliardini et al. 2024: what block l reads is sum over j < l of alpha_lj y_j, y_0 being the input.
 
