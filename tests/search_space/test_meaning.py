@@ -23,7 +23,7 @@ from archloom.search_space.text import parse
 from archloom.search_space.types import SHAREABLE, Type
 
 from .sampled import fresh, sampler
-from .test_identity import EQUAL
+from .test_identity import EQUAL, FEWER_WEIGHTS
 
 WIDTH, LENGTH = 16, 12
 FOLDED = ("weigh", "temper", "affine", "floor(floor")  # operations whose weights a law folds into others or forgets
@@ -147,6 +147,55 @@ def test_folded_weights_can_be_folded(law: str, fold: Callable[[nn.Module, list[
         fold(simpler, gains)
         torch.testing.assert_close(simpler(x), module(x), rtol=0, atol=EXACT)
     assert parameters(module) - parameters(simpler) == WIDTH
+
+
+def _of(module: nn.Module, name: str) -> list[Operator]:
+    """The operations of a name, outermost first."""
+    return [each for each in module.modules() if isinstance(each, Operator) and each.term.operation.name == name]
+
+
+def _one_floor(module: nn.Module, simpler: nn.Module) -> None:
+    """1 - (1 - a)(1 - b) of the two bounds a and b."""
+    outer, inner = (torch.sigmoid(each.bound) for each in _of(module, "floor"))
+    only(simpler, "floor").bound.copy_(torch.logit(1 - (1 - outer) * (1 - inner)))
+
+
+def _one_affine(module: nn.Module, simpler: nn.Module) -> None:
+    outer, inner = _of(module, "affine")
+    only(simpler, "affine").gain.copy_(outer.gain * inner.gain)
+    only(simpler, "affine").offset.copy_(outer.gain * inner.offset + outer.offset)
+
+
+def _weighed_affine(module: nn.Module, simpler: nn.Module) -> None:
+    only(simpler, "affine").gain.copy_(only(module, "affine").gain * only(module, "weigh").gain)
+    only(simpler, "affine").offset.copy_(only(module, "affine").offset)
+
+
+def _gain_alone(module: nn.Module, simpler: nn.Module) -> None:
+    only(simpler, "weigh").gain.copy_(only(module, "affine").gain)
+
+
+@pytest.mark.parametrize(
+    ("law", "fold"),
+    [
+        ("floor of floor", _one_floor),
+        ("affine of affine", _one_affine),
+        ("affine of weigh", _weighed_affine),
+        ("offsets of keys under a softmax", _gain_alone),
+        ("offsets of keys under a sparsemax", _gain_alone),
+    ],
+)
+def test_what_is_dropped_said_nothing_more(law: str, fold: Callable[[nn.Module, nn.Module], None]) -> None:
+    left, right = (parse(text) for text in FEWER_WEIGHTS[law])
+    module, simpler = compiled(left), compiled(right)
+    projections = zip(_of(module, "project"), _of(simpler, "project"), strict=True)
+    x = torch.randn(2, LENGTH, WIDTH, dtype=torch.float64)
+    with torch.no_grad():
+        for ours, theirs in projections:
+            theirs.load_state_dict(ours.state_dict())
+        fold(module, simpler)
+        torch.testing.assert_close(simpler(x), module(x), rtol=0, atol=EXACT)
+    assert parameters(simpler) < parameters(module)
 
 
 def _raw_draws(count: int) -> list[Term]:
