@@ -280,6 +280,7 @@ class _Session:
     def _store(self, attempt: Attempt, measurement: Measurement) -> None:
         if not self.store.finish(self.name, attempt, measurement):
             raise _taken_over(attempt.key)
+        self.meter.finished += 1
         self.known[measurement.key] = measurement.result()
 
     def _give_back(self, reason: str) -> None:

@@ -18,7 +18,8 @@ def stage(key: EvaluationKey) -> Stage:
 
 @dataclass(slots=True)
 class Meter:
-    """`earlier_wall` and `earlier` are what earlier sessions spent. Seconds throughout.
+    """`earlier_wall` is what earlier sessions spent, `device` what all did, `finished` how many evaluations this session
+    brought to an end, those without a worker included. Seconds throughout.
 
     An evaluation is expected to take as long as the slowest one of its stage so far in this session.
     """
@@ -70,7 +71,6 @@ class Meter:
         self.device += seconds
         self._busy += seconds
         self._busy_with_gates += seconds * (measurement.key.task == GATES)
-        self.finished += 1
 
     def overhead(self) -> float:
         """Share of the workers' time since start-up in which they ran no trial; NaN before the first."""
