@@ -187,6 +187,19 @@ def _hoist(site: Site, place: Place) -> list[Option]:
     return [Option(partial(_put, site.root, place.path, each)) for each in inside]
 
 
+def _copy(site: Site, place: Place) -> list[Option]:
+    """A copy of another subterm of the mixer, with weights of its own and the same `let`s."""
+    if place.scope is None or place.term.operation.shares:
+        return []
+    fitting = set(accepted(site.root, place.path))
+    return [
+        Option(partial(_put, site.root, place.path, each.term))
+        for each in site.spots
+        if each.scope == place.scope and each.term.type in fitting and each.term.arguments
+        if not each.term.operation.shares and _apart(each.path, place.path)
+    ]
+
+
 def _tie(site: Site, place: Place) -> list[Option]:
     """One stream in place of two of the same type in a mixer: a `let`."""
     if place.scope is None or place.term.type not in SHAREABLE or not owns_weights(place.term):
@@ -438,6 +451,7 @@ KINDS: dict[str, tuple[float, Kind]] = {
     "shrink": (0.3, _shrink),
     "insert": (2.0, _insert),
     "hoist": (1.0, _hoist),
+    "copy": (0.5, _copy),
     "tie": (1.5, _tie),
     "untie": (0.5, _untie),
     "hybrid": (0.2, _hybrid),

@@ -6,7 +6,7 @@ is shared, so `redraw`, `swap` and `insert` could have drawn each with positive 
 
 The search is best-first by how far the parts of a term are from those of the goal (its operations, and which stands
 where in which, with sharing and with all `let`s written out), plus what the path has cost so far. It inserts no
-operation of which the goal has no more, and ends after MAX_EXPANSIONS terms.
+operation of which the goal has no more, and ends when it has seen MAX_SEEN terms.
 """
 
 from collections import Counter
@@ -19,15 +19,18 @@ from archloom.search_space.grammar import symbol
 from archloom.search_space.identity import canonical
 from archloom.search_space.operations import Operation
 from archloom.search_space.sampling import Sampler
+from archloom.search_space.stacks import layers
 from archloom.search_space.terms import Term, TermError, Value, places, replace, size, substitute, walk
 from archloom.search_space.types import Type
 from archloom.search_space.variation import FRESH_SIZE, fits
 
-MAX_EXPANSIONS = 200
+MAX_SEEN = 40_000
 STEP = 0.5
 """What a step counts beside one operation too many: little, so that the search goes straight before it goes short."""
 SHARING = 0.3
 """Weight of the form with its `let`s against that without: what is to be tied must stand there first."""
+TELLING_APART = ("hybrid", "duplicate")
+"""Kinds that make blocks differ, of no use where those of the goal do not."""
 PARTS_OF_AN_OPERATION = 4
 """An operation in the wrong place is one part too many itself, and changes three of the pairs around it."""
 
@@ -42,9 +45,7 @@ def path(start: Term, goal: Term, *, sampler: Sampler) -> list[Term] | None:
     before: dict[str, Term | None] = {start.text: None}
     shared, apart = _profile(goal), _profile(_unshared(goal))
     ahead = [(0.0, 0, start.text, start)]
-    for _ in range(MAX_EXPANSIONS):
-        if not ahead:
-            return None
+    while ahead and len(before) < MAX_SEEN:
         _, steps, _, here = heappop(ahead)
         if here.text == goal.text:
             return _trail(here, before)
@@ -114,6 +115,7 @@ class _Parts:
                 if part is not None and all(each.operation.weight > 0 for each in walk(part)):
                     drawable.setdefault(part.type, {})[part.key] = part
         self.fresh = {type_: tuple(terms.values()) for type_, terms in drawable.items()}
+        self.alike = len({block.text for block in layers(goal)}) == 1
 
     def ways(self, option: Option) -> Iterator[tuple[Values, Sequence[Term]]]:
         """The settings and fresh subterms of an option that the goal has too."""
@@ -153,7 +155,9 @@ def _towards(term: Term, parts: _Parts, sampler: Sampler) -> Iterator[Term]:
     """The neighbours that take from the goal whatever they take anew."""
     site = site_of(term, sampler.grammar)
     counts = Counter(node.operation for node in walk(term))
-    for _, options in KINDS.values():
+    for kind, (_, options) in KINDS.items():
+        if parts.alike and kind in TELLING_APART:
+            continue
         for place in site.spots:
             for option in options(site, place):
                 new = option.operation

@@ -199,6 +199,21 @@ CASES: dict[tuple[str, int], Case] = {
         | scaled(query="mul apply masked relu2 dot affine:0", key="mul apply masked relu2 dot affine:1"),
         count=lambda D, H, K, V, T: D * K + 4 * K + 3 * D * V,
     ),
+    ("flash", 0): Case(
+        literal=feature_maps.flash,
+        places=linear(
+            shared="mul add apply:0 masked dot affine:0 silu project",
+            value="mul add apply:0 silu value",
+            gate="mul silu value",
+        )
+        | scaled(
+            near_query="mul add apply:1 masked relu2 dot affine:0",
+            near_key="mul add apply:1 masked relu2 dot affine:1",
+            far_query="mul add apply:0 masked dot affine:0",
+            far_key="mul add apply:0 masked dot affine:1",
+        ),
+        count=lambda D, H, K, V, T: D * K + 8 * K + 3 * D * V,
+    ),
     ("mossformer", 0): Case(
         literal=feature_maps.mossformer,
         places=convolved(

@@ -269,6 +269,23 @@ def gau(
     return (u * attended(q, k, v, squared_relu, seen)) @ output.T
 
 
+def flash(x: Tensor, *, shared: Tensor, value: Tensor, gate: Tensor, output: Tensor, **weights: Tensor) -> Tensor:
+    """Hua et al. 2022, section 3: o = W_o (U * (V_near + V_far)) with the U, V, Z of the gated attention unit.
+
+    V_near = relu(Q K^T)^2 V inside chunks, V_far = Q' (K'^T V) over all earlier tokens; Q, K, Q', K' are scales and
+    offsets of Z. Departures: a token sees its own chunk by the far form too, scores are scaled by K^-1/2 and not by
+    lengths, there is no relative bias, and chunks have 16 tokens.
+    """
+    u, v, z = (silu(project(x, each, 1))[:, 0] for each in (gate, value, shared))
+    near_query, near_key, far_query, far_key = (
+        weights[f"{name}_gain"][0] * z + weights[f"{name}_offset"][0]
+        for name in ("near_query", "near_key", "far_query", "far_key")
+    )
+    chunk, earlier = torch.arange(len(x)) // 16, torch.ones(len(x), len(x)).tril()
+    near = attended(near_query, near_key, v, squared_relu, (chunk[:, None] == chunk) * earlier)
+    return (u * (near + attended(far_query, far_key, v, lambda scores: scores, earlier))) @ output.T
+
+
 def two_sided_convolution(x: Tensor, taps: Tensor) -> Tensor:
     """y_t = sum_j c_j x_{t+2-j} of width 4, zero outside; x [T, C], taps [C, 4]."""
     padded = torch.cat([x, torch.zeros(2, x.shape[1])])
