@@ -111,7 +111,7 @@ def _chunked(x: Tensor, length: int, factor: Tensor | None) -> Tensor:
     batch, steps, heads, width = x.shape
     view = x.view(batch, steps // length, length, heads, width).permute(1, 0, 3, 2, 4)
     if factor is None:
-        return view.reshape(steps // length, batch * heads, length, width)
+        return view.reshape(steps // length, batch * heads, length, width).contiguous()
     out = factor.new_empty(steps // length, batch, heads, length, width)
     torch.mul(view, factor.view(*out.shape[:3], length, -1), out=out)
     return out.flatten(1, 2)
@@ -133,7 +133,7 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     """total + left @ right, in place where there is a total."""
     if total is None:
         return left @ right
-    total.flatten(0, 1).baddbmm_(left.flatten(0, 1), right.flatten(0, 1))
+    total.view(-1, *total.shape[2:]).baddbmm_(left.flatten(0, 1), right.flatten(0, 1))
     return total
 
 

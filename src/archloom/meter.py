@@ -18,8 +18,8 @@ def stage(key: EvaluationKey) -> Stage:
 
 @dataclass(slots=True)
 class Meter:
-    """`earlier_wall` is what earlier sessions spent, `device` what all did, `finished` how many evaluations this session
-    brought to an end, those without a worker included. Seconds throughout.
+    """`earlier_wall` is what earlier sessions spent, `device` what all did; seconds throughout. `finished` counts the
+    evaluations that this session brought to an end, those without a worker included.
 
     An evaluation is expected to take as long as the slowest one of its stage so far in this session.
     """

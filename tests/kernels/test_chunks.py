@@ -18,17 +18,20 @@ DECAYS = ("none", "head", "channel")
 EXACT = 1e-10  # relative to the largest entry: float64 sums over at most 70 steps
 
 
-def make(steps: int, decay: str, *, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+def make(
+    steps: int, decay: str, *, batch: int = 2, heads: int = 2, dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
     """Inputs by name, differentiable; log decays of -0.5 a step on the mean."""
+    size = (batch, steps, heads)
     made = {
-        "q": torch.randn(2, steps, 2, 5, dtype=dtype),
-        "k": normalize(torch.randn(2, steps, 2, 5, dtype=dtype), dim=-1),
-        "x": torch.randn(2, steps, 2, 3, dtype=dtype),
-        "state": torch.randn(2, 2, 5, 3, dtype=dtype),
+        "q": torch.randn(*size, 5, dtype=dtype),
+        "k": normalize(torch.randn(*size, 5, dtype=dtype), dim=-1),
+        "x": torch.randn(*size, 3, dtype=dtype),
+        "state": torch.randn(batch, heads, 5, 3, dtype=dtype),
     }
-    made["b"] = 2 * torch.rand(2, steps, 2, 1, dtype=dtype) * made["k"]
+    made["b"] = 2 * torch.rand(*size, 1, dtype=dtype) * made["k"]
     if decay != "none":
-        made["g"] = -torch.rand((2, steps, 2) if decay == "head" else (2, steps, 2, 5), dtype=dtype)
+        made["g"] = -torch.rand(size if decay == "head" else (*size, 5), dtype=dtype)
     return {name: each.requires_grad_() for name, each in made.items()}
 
 
@@ -67,6 +70,19 @@ def test_both_forms_equal_the_recurrence(
     made = make(steps, decay)
     inputs = [each for name, each in made.items() if name != UNUSED[which]]
     assert_equal_backends(lambda backend: pick(made, which, backend, chunk)(), inputs, EXACT)
+
+
+@pytest.mark.parametrize("which", UNUSED)
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize(("batch", "heads"), [(1, 1), (1, 3), (3, 1)])
+@pytest.mark.parametrize("steps", [32, 40])
+def test_one_sequence_or_one_head_is_no_exception(
+    assert_equal_backends: Callable[..., None], which: str, decay: str, batch: int, heads: int, steps: int
+) -> None:
+    """Axes of length one let a change of layout be a view: nothing may be written into what was given."""
+    made = make(steps, decay, batch=batch, heads=heads)
+    inputs = [each for name, each in made.items() if name != UNUSED[which]]
+    assert_equal_backends(lambda backend: pick(made, which, backend, 16)(), inputs, EXACT)
 
 
 @pytest.mark.parametrize("decay", DECAYS)
