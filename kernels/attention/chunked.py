@@ -1,108 +1,191 @@
-"""Causal softmax attention through `scaled_dot_product_attention`, in blocks of queries where that saves work.
+"""Attention in plain PyTorch: the fused kernel where it applies, else blocks of queries against the keys that they see.
 
-Inside softmax the query's own part of a decay cancels: q.k + G_t - G_s may be replaced by q.k + (R - G_s) for any R.
-So a decay is one more column (1 for the queries, R - G_s for the keys), and the fused kernel needs no dense mask with
-a gradient. R is G at the first query of a block, and the difference is formed in float64, so that long sequences lose
-no precision.
+A block of C queries forms C S scores for each head. With a gradient the scores of one block at a time are formed again
+instead of kept, so that memory is O(T C) and not O(T S).
 """
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from archloom.kernels.arguments import accumulator
+from archloom.kernels.attention import fused, masked
+from archloom.kernels.attention.positions import Span, shown, spans
+from archloom.kernels.attention.rule import Rule
+from archloom.kernels.attention.weights import weights
 
-DECAY_BLOCK = 512
-"""Queries that share one reference R."""
-SHORTEST_BLOCK = 32
-"""Windows narrower than this still form blocks of so many queries."""
-UNBLOCKED_STEPS, UNBLOCKED_BLOCKS = 128, 3
-"""Up to so many queries, or blocks of queries, one masked call was measured to be faster than blocks."""
-ALIGNMENT = 8
-"""Fused GPU kernels want widths that are multiples of this."""
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, window: int | None, scale: float) -> Tensor:
-    steps, sources = q.shape[1], k.shape[1]
-    if window is not None and window >= sources:
-        window = None
-    total = None
-    dtype = q.dtype
-    if log_decay is not None:
-        total = log_decay.double().cumsum(1).unsqueeze(-1)  # [B, S, H, 1]
-        repeats = q.shape[2] // k.shape[2]
-        q, k, v = (x.to(accumulator(dtype)) for x in (q, k, v))
-        if repeats > 1:
-            k, v = k.repeat_interleave(repeats, 2), v.repeat_interleave(repeats, 2)
-    if window is not None:
-        if steps > max(UNBLOCKED_STEPS, UNBLOCKED_BLOCKS * max(window, SHORTEST_BLOCK)):
-            return _banded(q, k, v, total, window, scale).to(dtype)
-        kept = min(sources, steps + window - 1)
-        k, v, total = k[:, -kept:], v[:, -kept:], None if total is None else total[:, -kept:]
-        return fused(q, k, v, total, _band(steps, kept, window, q.device), scale).to(dtype)
-    if total is None:
-        return _causal(q, k, v, None, scale)
-    blocks, end = [], sources - steps
-    for block in torch.split(q, DECAY_BLOCK, 1):
-        end += block.shape[1]
-        blocks.append(_causal(block, k[:, :end], v[:, :end], total[:, :end], scale))
-    return torch.cat(blocks, 1).to(dtype)
+QUERY_BLOCK = 256
+"""Queries whose scores are formed at once."""
+FUSED_BLOCK = 1024
+"""Queries of one call of the fused kernel, for which only a mask without heads is formed."""
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor, total: Tensor | None, scale: float) -> Tensor:
-    steps, sources = q.shape[1], k.shape[1]
-    if steps == sources:
-        return fused(q, k, v, total, None, scale, is_causal=True)
-    mask = None if steps == 1 else _band(steps, sources, sources, q.device)
-    return fused(q, k, v, total, mask, scale)
-
-
-def _band(steps: int, sources: int, window: int, device: torch.device) -> Tensor:
-    """Which of `sources` keys each of the last `steps` positions keeps, [T, S]."""
-    kept = torch.ones(steps, sources, dtype=torch.bool, device=device)
-    return kept.tril_(sources - steps).triu_(sources - steps - window + 1)
-
-
-def _banded(q: Tensor, k: Tensor, v: Tensor, total: Tensor | None, window: int, scale: float) -> Tensor:
-    """Blocks of C queries, each against its own C keys and the window - 1 before them; linear in T."""
-    batch, steps, heads, _ = q.shape
-    length = max(window, SHORTEST_BLOCK)
-    count = -(-steps // length)
-    span, missing = length + window - 1, count * length - steps
-    history = min(k.shape[1] - steps, window - 1)
-
-    def sources(x: Tensor) -> Tensor:  # [B, S, G, K] -> [N, C + window - 1, B * G, K]
-        x = pad(x[:, x.shape[1] - steps - history :], (0, 0, 0, 0, window - 1 - history, missing))
-        return x.unfold(1, span, length).permute(1, 4, 0, 2, 3).flatten(2, 3)
-
-    queries = torch.unflatten(pad(q, (0, 0, 0, 0, 0, missing)), 1, (count, length)).permute(1, 2, 0, 3, 4).flatten(2, 3)
-    mask = torch.ones(length, span, dtype=torch.bool, device=q.device).tril_(window - 1).triu_()
-    position = torch.arange(count, device=q.device)[:, None] * length + torch.arange(span, device=q.device)
-    mask = mask & (position >= window - 1 - history)[:, None]  # [N, C, C + window - 1]
-    decays = None if total is None else sources(total)
-    out = fused(queries, sources(k), sources(v), decays, mask.unsqueeze(1), scale)
-    return torch.unflatten(out, 2, (batch, heads)).permute(2, 0, 1, 3, 4).flatten(1, 2)[:, :steps]
-
-
-def fused(
-    q: Tensor, k: Tensor, v: Tensor, total: Tensor | None, mask: Tensor | None, scale: float, is_causal: bool = False
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    bias: Tensor | None,
+    lag_bias: Tensor | None,
+    mask: Tensor | None,
+    rule: Rule,
 ) -> Tensor:
-    """Fused attention of [B, T, H, K]; `total` is G [B, S, H, 1] in float64, the queries being the last positions."""
-    if total is not None:
-        steps, sources = q.shape[1], k.shape[1]
-        bias = (total[:, sources - steps : sources - steps + 1] - total).to(q.dtype)
-        q, scale = torch.cat([q * scale, torch.ones_like(q[..., :1])], -1), 1.0
-        k = torch.cat([k, bias], -1)
-    # the fused kernels want one width for keys and values
-    width = max(q.shape[-1], v.shape[-1])
-    width += -width % ALIGNMENT if total is not None else 0
-    query, key, value = (_widened(x, width).transpose(1, 2) for x in (q, k, v))
-    grouped = q.shape[2] != k.shape[2]
-    out = scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=grouped
+    """[B, T, H, V] in the dtype of q."""
+    steps, offset = q.shape[1], k.shape[1] - q.shape[1]
+    unbiased = bias is None and lag_bias is None
+    if rule.added_to and rule.normaliser == "softmax" and rule.causal and unbiased and rule.positions.only_window:
+        return fused.causal(q, k, v, log_decay, rule.positions.window, rule.scale)
+    length = QUERY_BLOCK
+    if rule.added_to and unbiased and log_decay is None:
+        # the mask is no larger than the given one, or there is none
+        length = FUSED_BLOCK if mask is None and not rule.sees_all else steps
+    total = None if log_decay is None else log_decay.double().cumsum(1).transpose(1, 2)  # [B, H, S]
+    blocks = []
+    for start in range(0, steps, length):
+        rows = slice(start, min(start + length, steps))
+        arguments = (
+            q[:, rows],
+            k,
+            v,
+            total,
+            None if bias is None else bias[:, rows],
+            lag_bias,
+            None if mask is None else mask[rows],
+            rule,
+            start + offset,
+        )
+        if steps <= length:
+            return _block(*arguments)
+        blocks.append(checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(blocks, 1)
+
+
+def _block(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    total: Tensor | None,
+    bias: Tensor | None,
+    lag_bias: Tensor | None,
+    mask: Tensor | None,
+    rule: Rule,
+    start: int,
+) -> Tensor:
+    """C queries [B, C, H, K], the first at position `start`; `bias` and `mask` are their rows."""
+    dtype, steps, sources = accumulator(q.dtype), q.shape[1], k.shape[1]
+    kept = [(0, sources)] if mask is not None else spans(rule.positions, rule.causal, start, start + steps, sources)
+    k, v = (_taken(x, kept, 1) for x in (k, v))
+    added = None if bias is None else _taken(bias, kept, -1).to(dtype)
+    if lag_bias is not None:
+        table = by_lag(lag_bias, start, steps, kept, rule).to(dtype)
+        added = table if added is None else added + table
+    seen = _seen(mask, start, steps, kept, rule, q.device)
+    if not rule.added_to:
+        log_lag = None if total is None else _log_lag(total, start, steps, kept, rule, dtype)
+        return _weighted(q, k, v, log_lag, added, seen, rule, blind=mask is not None)
+    scale, plus_one, given = rule.scale, rule.normaliser == "softmax_plus_one", q.dtype
+    if total is not None and rule.causal:
+        scale, (q, k, v) = 1.0, _with_decay(q, k, v, *_decays(total, start, steps, kept, dtype), rule.scale)
+    elif total is not None:
+        log_lag = _log_lag(total, start, steps, kept, rule, dtype)
+        added = log_lag if added is None else log_lag + added
+    return masked.attention(q, k, v, added, seen, scale, plus_one=plus_one).to(given)
+
+
+def _with_decay(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inner products that hold the decay: <(scale q, G_t, 1), (k, 1, -G_s)>, so that no bias [B, H, C, S] is formed.
+
+    Each query head has its own column, for which grouped keys are repeated.
+    """
+    repeats, missing = q.shape[2] // k.shape[2], -(q.shape[3] + 2) % fused.ALIGNMENT
+    q, k, v = (x.to(rows.dtype) for x in (q, k, v))
+    if repeats > 1:
+        k, v = k.repeat_interleave(repeats, 2), v.repeat_interleave(repeats, 2)
+    since, until = (x.transpose(1, 2).unsqueeze(-1) for x in (rows, -columns))  # [B, C, H, 1], [B, S, H, 1]
+    q = torch.cat([q * scale, since, torch.ones_like(since)], -1)
+    k = torch.cat([k, torch.ones_like(until), until], -1)
+    return pad(q, (0, missing)), pad(k, (0, missing)), v
+
+
+def _weighted(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_lag: Tensor | None,
+    added: Tensor | None,
+    seen: Tensor | None,
+    rule: Rule,
+    *,
+    blind: bool,
+) -> Tensor:
+    """With the weights of all pairs; the query heads of a group share one product, so that no key is repeated."""
+    dtype, (batch, steps, heads, width), groups = accumulator(q.dtype), q.shape, k.shape[2]
+    queries = (q.to(dtype) * rule.scale).view(batch, steps, groups, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    keys, values = (x.to(dtype).transpose(1, 2) for x in (k, v))  # [B, G, S, K]
+    scores = (queries @ keys.transpose(-1, -2)).view(batch, heads, steps, -1)
+    if rule.soft_cap is not None:
+        scores = rule.soft_cap * torch.tanh(scores / rule.soft_cap)
+    weight = weights(scores if added is None else scores + added, log_lag, seen, rule, blind=blind)
+    out = weight.view(batch, groups, -1, weight.shape[-1]) @ values  # [B, G, H / G * C, V]
+    return out.view(batch, heads, steps, -1).transpose(1, 2).to(q.dtype)
+
+
+def _taken(x: Tensor, kept: list[Span], axis: int) -> Tensor:
+    """The keys of some spans, all others left out."""
+    parts = [x.narrow(axis, low, high - low) for low, high in kept]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+def _positions(kept: list[Span], device: torch.device) -> Tensor:
+    parts = [torch.arange(low, high, device=device) for low, high in kept]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _seen(
+    mask: Tensor | None, start: int, steps: int, kept: list[Span], rule: Rule, device: torch.device
+) -> Tensor | None:
+    if mask is not None or rule.sees_all:
+        return mask
+    return shown(
+        rule.positions, rule.causal, torch.arange(start, start + steps, device=device), _positions(kept, device)
     )
-    return out.transpose(1, 2)[..., : v.shape[-1]]
 
 
-def _widened(x: Tensor, width: int) -> Tensor:
-    return x if x.shape[-1] == width else pad(x, (0, width - x.shape[-1]))
+def _decays(total: Tensor, start: int, steps: int, kept: list[Span], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The cumulative log decay at the queries [B, H, C] and at the keys [B, H, S].
+
+    `total` is float64; both are rounded relative to the first query, where the decay is small.
+    """
+    total = total - total[..., start : start + 1]
+    return total[..., start : start + steps].to(dtype), _taken(total, kept, -1).to(dtype)
+
+
+def _log_lag(total: Tensor, start: int, steps: int, kept: list[Span], rule: Rule, dtype: torch.dtype) -> Tensor:
+    """[B, H, C, S]: the log decay summed between query and key, in either direction unless causal."""
+    rows, columns = _decays(total, start, steps, kept, dtype)
+    lag = rows.unsqueeze(-1) - columns.unsqueeze(-2)
+    if rule.causal:
+        return lag
+    t = torch.arange(start, start + steps, device=total.device)
+    return lag * (t.unsqueeze(1) - _positions(kept, total.device)).sign().to(dtype)
+
+
+def by_lag(table: Tensor, start: int, steps: int, kept: list[Span], rule: Rule) -> Tensor:
+    """[H, C, S]: the entries of a table [H, L] by lag.
+
+    A band of the table, windows of which are the rows: unlike a gather it has a deterministic gradient everywhere.
+    """
+    zero, entries = rule.lag_zero(table.shape[1]), table.shape[1]
+    parts = []
+    for low, high in kept:
+        first, last = start - high + 1 + zero, start + steps - 1 - low + zero  # of the band, not yet clamped
+        band = table[:, min(max(first, 0), entries - 1) : min(max(last, 0), entries - 1) + 1]
+        length = last - first + 1
+        before = min(max(-first, 0), length - 1)
+        after = length - before - band.shape[1]
+        band = torch.cat([band[:, :1].expand(-1, before), band, band[:, -1:].expand(-1, after)], 1)
+        parts.append(band.unfold(1, high - low, 1).flip(-1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

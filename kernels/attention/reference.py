@@ -1,9 +1,12 @@
-"""Softmax attention by its dense definition: every score is formed."""
+"""Attention by its dense definition: every score is formed."""
 
 import torch
 from torch import Tensor
 
 from archloom.kernels.arguments import accumulator
+from archloom.kernels.attention.positions import shown
+from archloom.kernels.attention.rule import Rule
+from archloom.kernels.attention.weights import weights
 
 
 def attention(
@@ -12,28 +15,30 @@ def attention(
     v: Tensor,
     log_decay: Tensor | None,
     bias: Tensor | None,
-    kept: Tensor | None,
-    scale: float,
-    plus_one: bool,
+    lag_bias: Tensor | None,
+    mask: Tensor | None,
+    rule: Rule,
 ) -> Tensor:
-    """softmax over s of scale <q_t, k_s> + D_ts + bias_ts where kept [T, S], applied to v; [B, T, H, V]."""
+    """[B, T, H, V] in the dtype of q; all T S scores of each head at once."""
     dtype, (steps, sources) = accumulator(q.dtype), (q.shape[1], k.shape[1])
     repeats = q.shape[2] // k.shape[2]
     keys, values = (x.to(dtype).repeat_interleave(repeats, 2) for x in (k, v))
-    logits = scale * torch.einsum("bthk,bshk->bhts", q.to(dtype), keys)
+    scores = rule.scale * torch.einsum("bthk,bshk->bhts", q.to(dtype), keys)
+    if rule.soft_cap is not None:
+        scores = rule.soft_cap * torch.tanh(scores / rule.soft_cap)
+
+    s = torch.arange(sources, device=q.device)
+    t = torch.arange(sources - steps, sources, device=q.device)
+    lag = t.unsqueeze(1) - s
+    if bias is not None:
+        scores = scores + bias.to(dtype)
+    if lag_bias is not None:
+        entries = lag_bias.shape[1]
+        scores = scores + lag_bias.to(dtype)[:, (lag + rule.lag_zero(entries)).clamp(0, entries - 1)]
+    log_lag = None
     if log_decay is not None:
         total = log_decay.to(dtype).cumsum(1).transpose(1, 2)  # [B, H, S]
-        lag = torch.arange(sources - steps, sources, device=q.device).unsqueeze(1) - torch.arange(sources).to(q.device)
-        logits = logits + lag.sign() * (total[..., -steps:].unsqueeze(-1) - total.unsqueeze(-2))
-    if bias is not None:
-        logits = logits + bias.to(dtype)
-    if kept is None:
-        kept = torch.ones(steps, sources, dtype=torch.bool, device=q.device)
-    logits = logits.masked_fill(~kept, torch.finfo(dtype).min)
-    largest = logits.detach().amax(-1, keepdim=True)
-    if plus_one:
-        largest = largest.clamp(min=0)
-    exponentials = (logits - largest).exp() * kept
-    denominator = exponentials.sum(-1, keepdim=True) + ((-largest).exp() if plus_one else 0)
-    blind = ~kept.any(-1, keepdim=True)
-    return torch.einsum("bhts,bshv->bthv", exponentials / denominator.masked_fill(blind, 1), values).to(q.dtype)
+        log_lag = lag.sign() * (total[..., -steps:].unsqueeze(-1) - total.unsqueeze(-2))
+    seen = shown(rule.positions, rule.causal, t, s) if mask is None else mask
+    weight = weights(scores, log_lag, seen, rule, blind=mask is not None)
+    return torch.einsum("bhts,bshv->bthv", weight, values).to(q.dtype)

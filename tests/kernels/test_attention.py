@@ -253,7 +253,7 @@ def test_a_window_costs_linear_time():
         ({"mask": torch.ones(5, 5, dtype=torch.bool), "window": 2}, "window is 2 without the causal rule"),
         ({"causal": False, "window": 2}, "window is 2 without the causal rule"),
         ({"bias": torch.zeros(2, 5, 5)}, r"bias has shape \(2, 5, 5\); expected \[H, T, S\] = \(4, 5, 5\)"),
-        ({"normaliser": "sigmoid"}, "normaliser is 'sigmoid'"),
+        ({"normaliser": "softmin"}, "normaliser is 'softmin'"),
         (
             {"q": torch.zeros(2, 6, 4, 3), "causal": False, "log_decay": torch.zeros(2, 5, 4)},
             "log_decay is given for S",
