@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
-PRIMITIVES: tuple[str, ...] = ()
+PRIMITIVES: tuple[str, ...] = ("attention", "linear_attention", "resolvent")
 """The primitives with a Triton form."""
 
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}

@@ -1,7 +1,6 @@
 """Linear attention with decay by head or by channel; see README.md for the equations."""
 
 from functools import partial
-from typing import Literal
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -14,7 +13,7 @@ from archloom.kernels.arguments import (
     check_decay_sign,
     check_shape,
 )
-from archloom.kernels.backends import unknown_backend
+from archloom.kernels.backends import Backend, require_triton, unknown_backend
 from archloom.kernels.linear_attention import chunked, reference
 from archloom.kernels.normaliser import normalised
 
@@ -34,7 +33,7 @@ def linear_attention(
     initial_state: Tensor | None = None,
     return_state: bool = False,
     chunk: int | None = None,
-    backend: Literal["chunked", "reference"] = "chunked",
+    backend: Backend = "chunked",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """o_t = scale * sum over s <= t of <q_t, k_s>_g v_s, where <q_t, k_s>_g = sum_i q_ti k_si exp(G_ti - G_si).
 
@@ -53,15 +52,16 @@ def linear_attention(
             (Peng et al. 2024, arXiv:2404.05892). May be float32 beside bfloat16 inputs.
         initial_state: [B, H, K, V], or [B, H, K, V+1] when normalising; the last column is that of the denominator.
         return_state: also return the state after the last step, float32 (float64 for float64 inputs).
-        chunk: steps per chunk; None for the measured default. With channel decay it is rounded up to 4 * 2^n.
-        backend: "chunked", or "reference" for the literal recurrence.
+        chunk: steps per chunk of the chunked form; None for the measured default. With channel decay it is rounded up
+            to 4 * 2^n.
+        backend: "chunked"; "triton" for GPU kernels, which take no float64; or "reference" for the literal recurrence.
 
     Returns:
         o [B, T, H, V] in the dtype of q; with `return_state` the pair (o, state).
 
     Raises:
-        ValueError: for shapes, dtypes or devices that do not fit, a chunk below 1, a bonus that is not exclusive, or an
-            unknown backend.
+        ValueError: for shapes, dtypes or devices that do not fit, a chunk below 1, a bonus that is not exclusive, or a
+            backend that is unknown or cannot run here.
     """
     check_alike({"q": q, "k": k, "v": v}, wide={"log_decay": log_decay, "bonus": bonus, "initial_state": initial_state})
     check_shape("q", q, "BTHK", (None, None, None, None))
@@ -87,8 +87,25 @@ def linear_attention(
         case "reference":
             check_decay_sign(log_decay)
             out, state = reference.linear_attention(q, k, value, log_decay, initial_state, exclusive, bonus)
+        case "triton":
+            require_triton("linear_attention", q)
+            from archloom.kernels.linear_attention import triton  # an optional package
+
+            out, state = triton.linear_attention(
+                q,
+                k,
+                value,
+                log_decay,
+                initial_state,
+                exclusive,
+                bonus,
+                return_state,
+                scale=1.0 if normalise else scale,
+                dtype=accumulator(q.dtype) if normalise else q.dtype,
+            )
+            scale = 1.0
         case _:
-            raise unknown_backend(backend)
+            raise unknown_backend(backend, "chunked", "reference", "triton")
     if normalise:
         out = normalised(out)
     elif scale != 1.0:

@@ -1,7 +1,5 @@
 """The strictly causal resolvent of a decayed inner-product kernel, and the delta rule; see README.md."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from archloom.kernels.arguments import (
@@ -12,7 +10,7 @@ from archloom.kernels.arguments import (
     check_decay_sign,
     check_shape,
 )
-from archloom.kernels.backends import unknown_backend
+from archloom.kernels.backends import Backend, require_triton, unknown_backend
 from archloom.kernels.resolvent import chunked, reference
 
 __all__ = ["delta_rule", "resolvent"]
@@ -27,7 +25,7 @@ def resolvent(
     initial_state: Tensor | None = None,
     return_state: bool = False,
     chunk: int | None = None,
-    backend: Literal["chunked", "reference"] = "chunked",
+    backend: Backend = "chunked",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """z_t = x_t - sum over s < t of <b_t, k_s>_g z_s, that is z = (I + strict(K))^-1 x for the kernel K = <b, k>_g.
 
@@ -41,14 +39,17 @@ def resolvent(
             reading it would make a GPU wait). May be float32 beside bfloat16 inputs.
         initial_state: [B, H, K, V].
         return_state: also return the state after the last step, float32 (float64 for float64 inputs).
-        chunk: steps per chunk; None for the measured default. With channel decay it is rounded up to 4 * 2^n.
-        backend: "chunked", or "reference" for the literal recurrence.
+        chunk: steps per chunk of the chunked form; None for the measured default. With channel decay it is rounded up
+            to 4 * 2^n.
+        backend: "chunked"; "triton" for GPU kernels, up to 256 key and 256 value channels and no float64; or
+            "reference" for the literal recurrence.
 
     Returns:
         z [B, T, H, V] in the dtype of x; with `return_state` the pair (z, state).
 
     Raises:
-        ValueError: for shapes, dtypes or devices that do not fit, a chunk below 1, or an unknown backend.
+        ValueError: for shapes, dtypes or devices that do not fit, a chunk below 1, or a backend that is unknown or
+            cannot run here.
     """
     start = _checked_state({"b": b, "k": k, "x": x}, log_decay, initial_state, chunk)
     state: Tensor | None
@@ -58,8 +59,13 @@ def resolvent(
         case "reference":
             check_decay_sign(log_decay)
             z, state = reference.resolvent(b, k, x, log_decay, start)
+        case "triton":
+            require_triton("resolvent", k)
+            from archloom.kernels.resolvent import triton  # an optional package
+
+            z, state = triton.delta_rule(None, b, k, x, log_decay, start, return_state, scale=1.0)
         case _:
-            raise unknown_backend(backend)
+            raise unknown_backend(backend, "chunked", "reference", "triton")
     z = z.to(x.dtype)
     return (z, state) if return_state and state is not None else z
 
@@ -75,7 +81,7 @@ def delta_rule(
     initial_state: Tensor | None = None,
     return_state: bool = False,
     chunk: int | None = None,
-    backend: Literal["chunked", "reference"] = "chunked",
+    backend: Backend = "chunked",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """o_t = scale * sum over s <= t of <q_t, k_s>_g z_s with z = resolvent(b, k, x), in one pass.
 
@@ -103,8 +109,14 @@ def delta_rule(
         case "reference":
             check_decay_sign(log_decay)
             out, state = reference.delta_rule(q, b, k, x, log_decay, start)
+        case "triton":
+            require_triton("delta_rule", k)
+            from archloom.kernels.resolvent import triton  # an optional package
+
+            out, state = triton.delta_rule(q, b, k, x, log_decay, start, return_state, scale=scale)
+            scale = 1.0
         case _:
-            raise unknown_backend(backend)
+            raise unknown_backend(backend, "chunked", "reference", "triton")
     out = (out if scale == 1.0 else out * scale).to(x.dtype)
     return (out, state) if return_state and state is not None else out
 
