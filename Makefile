@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check format bench clean
+.PHONY: quickstart test check format bench bench-kernels clean
 
 quickstart: $(STAMP)
 	$(BIN)/archloom run examples/quickstart.toml --fresh-name
@@ -21,6 +21,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	set -e; for each in tests/benchmarks/bench_*.py; do echo "== $$each"; $(BIN)/python $$each; done
+
+bench-kernels: $(STAMP)
+	$(BIN)/python tests/benchmarks/bench_kernels.py --sections table growth composed counterparts $(OPTIONS)
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes the first time"

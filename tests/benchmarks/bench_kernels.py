@@ -1,116 +1,146 @@
-"""Milliseconds of each primitive, forward and backward, chunked and reference, on one thread in float32.
+"""Milliseconds of each primitive and backend, forward and backward, beside the least that its work can take.
 
-Run as `python tests/benchmarks/bench_kernels.py`. The convolutions have C = H K channels. The reference of the long
-convolution keeps T shifted copies of its input, that of local linear attention T differences of each key; they are left
-out where that is more than a gigabyte.
+Run as `python tests/benchmarks/bench_kernels.py`, or `make bench-kernels` for every section. Columns:
+
+    first    the first call in this process, compilation included
+    ms       the best of several runs
+    of roof  the least time for the FLOPs and bytes of the equation on this device (kernel_costs.py), over ms
+    softmax  ms over that of PyTorch's fused softmax attention at the same size
+    loop     ms of the reference: one step of a recurrence at a time over `unbind`, or the dense definition; left out
+             where it would keep more than a gigabyte
+    ratio    loop over ms
+
+On the CPU everything runs on one thread in float32, on CUDA in bfloat16 with float32 decays. Sections: the table; the
+growth of the time with T; composed mixers against named ones; flash-linear-attention's counterparts (CUDA only).
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from kernel_cases import FUSED, MOST_BYTES, Case, cases
+from kernel_composed import print_composed
+from kernel_costs import Size, best_of, bytes_moved, flops, measured_ceilings, timed
+from kernel_counterparts import print_counterparts
 
-from archloom.kernels.attention import attention
-from archloom.kernels.banded import banded
-from archloom.kernels.feature_toeplitz import feature_toeplitz
-from archloom.kernels.linear_attention import linear_attention
-from archloom.kernels.local_linear import local_linear
-from archloom.kernels.long_convolution import long_convolution
-from archloom.kernels.resolvent import delta_rule, resolvent
-from archloom.kernels.selective_scan import selective_scan
-from archloom.kernels.short_convolution import short_convolution
-
-SIZES = ((32, 64, 2, 16), (8, 128, 2, 32), (8, 512, 2, 32), (8, 2048, 2, 32))  # B, T, H, K = V
-MOST_BYTES = 1 << 30
-DENSE_REFERENCES = ("long convolution", "local linear")
-
-Primitive = Callable[..., Tensor | tuple[Tensor, Tensor]]
-Case = tuple[str, Primitive, list[Tensor]]
+SIZES = ("32x64x2x16", "8x128x2x32", "8x512x2x32", "8x2048x2x32")
+CUDA_SIZES = ("8x512x4x64", "8x2048x4x64", "4x8192x4x64")
+GROWING = (512, 1024, 2048, 4096, 8192)
+SECTIONS = ("table", "growth", "composed", "counterparts")
 
 
-def cases(batch: int, steps: int, heads: int, width: int) -> Iterator[Case]:
-    """Name, primitive with its arguments bound, and the inputs to differentiate by."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where and what to measure; `only` is a part of a case's name."""
 
-    def leaf(*shape: int) -> Tensor:
-        return torch.randn(*shape, requires_grad=True)
+    device: str
+    dtype: torch.dtype
+    backends: Sequence[str]
+    only: str
+    seconds: float
 
-    q, k, v = (leaf(batch, steps, heads, width) for _ in range(3))
-    k = normalize(k.detach(), dim=-1).requires_grad_()
-    b = (k.detach() * torch.rand(batch, steps, heads, 1)).requires_grad_()
-    by_head = (-torch.rand(batch, steps, heads)).requires_grad_()
-    by_channel = (-torch.rand(batch, steps, heads, width)).requires_grad_()
+    def milliseconds(self, case: Case, backend: str) -> float:
+        return 1e3 * best_of(lambda: case.step(backend), self.device, self.seconds)
 
-    yield "attention", partial(attention, q, k, v), [q, k, v]
-    yield "attention, window 32", partial(attention, q, k, v, window=32), [q, k, v]
-    yield "attention, decay", partial(attention, q, k, v, log_decay=by_head), [q, k, v, by_head]
-    mask, bias = torch.rand(steps, steps) < 0.5, leaf(heads, steps, steps)
-    yield "attention, mask", partial(attention, q, k, v, mask=mask), [q, k, v]
-    yield "attention, plus one", partial(attention, q, k, v, normaliser="softmax_plus_one"), [q, k, v]
-    yield "attention, bias", partial(attention, q, k, v, bias=bias), [q, k, v, bias]
-    for kind, decay in (("none", None), ("head", by_head), ("channel", by_channel)):
-        extra = [] if decay is None else [decay]
-        yield f"linear attention, {kind}", partial(linear_attention, q, k, v, log_decay=decay), [q, k, v, *extra]
-        yield f"resolvent, {kind}", partial(resolvent, b, k, v, log_decay=decay), [b, k, v, *extra]
-        yield f"delta rule, {kind}", partial(delta_rule, q, b, k, v, log_decay=decay), [q, b, k, v, *extra]
-    bonus = leaf(heads, width)
-    exclusive = partial(linear_attention, q, k, v, log_decay=by_channel, exclusive=True, bonus=bonus)
-    yield "linear attention, bonus", exclusive, [q, k, v, by_channel, bonus]
-    step, rate = (
-        torch.rand(batch, steps, heads, width).requires_grad_(),
-        (-torch.rand(heads, width, width)).requires_grad_(),
-    )
-    yield "selective scan", partial(selective_scan, q, k, v, step=step, rate=rate), [q, k, v, step, rate]
-    yield "local linear", partial(local_linear, q, k, v, ridge=1.0), [q, k, v]
-    distances = leaf(heads, steps)
-    yield "feature Toeplitz", partial(feature_toeplitz, q, k, v, taps=distances), [q, k, v, distances]
-    for reach in (4, 32):
-        band = leaf(batch, steps, heads, reach)
-        yield f"banded, W {reach}", partial(banded, band, v), [band, v]
-    channels = heads * width
-    x, filter, taps = leaf(batch, steps, channels), leaf(channels, steps), leaf(channels, 4)
-    yield "long convolution", partial(long_convolution, x, filter), [x, filter]
-    yield "short convolution, W 4", partial(short_convolution, x, taps), [x, taps]
-
-
-def milliseconds(primitive: Primitive, backend: str, inputs: list[Tensor], seconds: float) -> float:
-    """The best of at least two runs after one to warm up, within about `seconds`."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        out = primitive(backend=backend)
-        assert isinstance(out, Tensor)
-        torch.autograd.grad(out.sum(), inputs)
-        return (time.perf_counter() - start) * 1e3
-
-    once()
-    end, times = time.perf_counter() + seconds, [once(), once()]
-    while time.perf_counter() < end:
-        times.append(once())
-    return min(times)
+    def chosen(self, size: Size) -> Iterator[Case]:
+        """The cases that are asked for, and PyTorch's attention always."""
+        found = cases(size, device=self.device, dtype=self.dtype)
+        return (each for each in found if each.name == FUSED or self.only in each.name)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.5, help="time for each figure (default: %(default)s)")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--backends", nargs="+", default=["chunked", "triton"], choices=("chunked", "triton"))
+    parser.add_argument("--sizes", nargs="+", type=Size.of, metavar="BxTxHxK", help=f"default: {' '.join(SIZES)}")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name holds this text")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each figure (default: %(default)s)")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=["table"], help="default: table")
+    parser.add_argument("--composed", action="store_true", help="short for --sections composed")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; --device cpu")
+    on_cuda = arguments.device == "cuda"
+    settings = Settings(
+        device=arguments.device,
+        dtype=torch.bfloat16 if on_cuda else torch.float32,
+        backends=[each for each in arguments.backends if on_cuda or each != "triton"],
+        only=arguments.only,
+        seconds=arguments.seconds,
+    )
+    if not settings.backends:
+        parser.error("Triton kernels need a CUDA device; --backends chunked")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread, float32")
-    print(f"{'primitive':26s} {'B':>3s} {'T':>5s} {'H':>2s} {'K':>3s} {'chunked':>9s} {'reference':>10s} {'ratio':>6s}")
-    for size in SIZES:
-        batch, steps, heads, width = size
-        for name, primitive, inputs in cases(*size):
-            fast = milliseconds(primitive, "chunked", inputs, seconds)
-            row = f"{name:26s} {batch:3d} {steps:5d} {heads:2d} {width:3d} {fast:9.2f}"
-            if name in DENSE_REFERENCES and 4 * batch * steps * steps * heads * width > MOST_BYTES:
-                print(row, f"{'-':>10s} {'-':>6s}", flush=True)
-                continue
-            slow = milliseconds(primitive, "reference", inputs, seconds)
-            print(row, f"{slow:10.2f} {slow / fast:6.1f}", flush=True)
+    warm = torch.ones(64, 64, device=settings.device, requires_grad=True)
+    (warm @ warm).sum().backward()  # libraries load once a process, and no case shall pay for it
+    sections = ["composed"] if arguments.composed else arguments.sections
+    print(f"torch {torch.__version__}, {device_name(settings.device)}, {str(settings.dtype).removeprefix('torch.')}")
+    if "table" in sections:
+        print_table(arguments.sizes or [Size.of(each) for each in (CUDA_SIZES if on_cuda else SIZES)], settings)
+    if "growth" in sections:
+        print_growth(settings)
+    if "composed" in sections:
+        print_composed(settings.device, settings.seconds)
+    if "counterparts" in sections:
+        print_counterparts(settings.device, settings.backends, settings.seconds)
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.backends.cpu.get_cpu_capability()}, one thread"
+
+
+def print_table(sizes: Sequence[Size], settings: Settings) -> None:
+    ceilings = measured_ceilings(settings.device, settings.dtype)
+    print(f"roof: copies {ceilings.bandwidth / 1e9:.1f} GB/s, products {ceilings.compute / 1e9:.0f} GFLOP/s")
+    print(f"\n{'case':26s} {'BxTxHxK':13s} {'backend':8s} {'first':>9s} {'ms':>9s} {'MFLOP':>9s} {'MB':>8s}", end="")
+    print(f" {'of roof':>7s} {'softmax':>7s} {'loop':>9s} {'ratio':>6s}")
+    for size in sizes:
+        softmax = math.nan
+        for case in settings.chosen(size):
+            rows = [costs(case, backend, settings) for backend in case.backends(settings.backends)]
+            work, known = flops(case.name, size), case.name != FUSED and case.reference_bytes <= MOST_BYTES
+            loop = settings.milliseconds(case, "reference") if known else math.nan
+            for backend, first, best, moved in filter(None, rows):
+                softmax = best if case.name == FUSED else softmax
+                roof = 1e3 * ceilings.seconds(work, moved) / best
+                print(f"{case.name:26s} {size!s:13s} {backend:8s} {first:9.2f} {best:9.2f} {work / 1e6:9.1f}", end="")
+                print(f" {moved / 1e6:8.2f} {roof:7.1%} {best / softmax:7.2f}", end="")
+                print(f" {loop:9.2f} {loop / best:6.1f}" if known else f" {'-':>9s} {'-':>6s}", flush=True)
+
+
+def costs(case: Case, backend: str, settings: Settings) -> tuple[str, float, float, int] | None:
+    """The backend, milliseconds of the first call and of the best, and bytes; None where it refuses the arguments."""
+    try:
+        first = 1e3 * timed(lambda: case.step(backend), settings.device)
+    except ValueError as refusal:
+        print(f"{case.name:26s} {'':13s} {backend:8s} {refusal}")
+        return None
+    return backend, first, settings.milliseconds(case, backend), bytes_moved(case.inputs, case.step(backend))
+
+
+def print_growth(settings: Settings) -> None:
+    """The exponent of the time in T, fitted to its logarithm, at B 1, H 2, K 16."""
+    print(f"\n{'case':26s} {'backend':8s} {'exponent':>8s}   ms at T", "".join(f"{steps:>9d}" for steps in GROWING))
+    times: dict[tuple[str, str], list[float]] = {}
+    for steps in GROWING:
+        for case in settings.chosen(Size(batch=1, steps=steps, heads=2, width=16)):
+            for backend in case.backends(settings.backends):
+                if found := costs(case, backend, settings):
+                    times.setdefault((case.name, backend), []).append(found[2])
+    for (name, backend), taken in times.items():
+        exponent = slope([math.log(steps) for steps in GROWING], [math.log(each) for each in taken])
+        print(f"{name:26s} {backend:8s} {exponent:8.2f}          ", "".join(f"{each:9.2f}" for each in taken))
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of the line that fits best."""
+    middle, height = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / sum((a - middle) ** 2 for a in x)
 
 
 if __name__ == "__main__":

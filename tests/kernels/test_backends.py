@@ -31,7 +31,7 @@ def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) 
         require_triton("attention", torch.zeros(1))
 
 
-@pytest.mark.slow
+@pytest.mark.long  # continuous integration runs the command itself
 @pytest.mark.parametrize("primitive", compiled.PRIMITIVES)
 def test_every_kernel_compiles_for_hopper(primitive: str) -> None:
     pytest.importorskip("triton")
