@@ -39,14 +39,18 @@ def specialisations(primitive: str) -> tuple[Specialisation, ...]:
 
 
 def compile_for(each: Specialisation, capability: int) -> int:
-    """Compile one specialisation; the bytes of shared memory that it uses. Errors are those of Triton's compiler."""
+    """Compile one specialisation; the bytes of shared memory that it uses. Errors are those of Triton's compiler.
+
+    Pointers are taken to be aligned, as those of launches are: only then are loads pipelined through shared memory.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     names = each.kernel.arg_names
     signature = {name: each.types.get(name, "constexpr") for name in names}
-    source = ASTSource(fn=each.kernel, signature=signature, constexprs=dict(each.constants))
+    aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if signature[name][0] == "*"}
+    source = ASTSource(fn=each.kernel, signature=signature, constexprs=dict(each.constants), attrs=aligned)
     made = triton.compile(
         source,
         target=GPUTarget("cuda", capability, 32),

@@ -5,8 +5,10 @@
     B batch, T time, H heads, K key channels, V value channels; N chunks of C steps
     g [B, T, H, W]           log decay; W = 1 by head, K by channel, 0 for none
     G [B, T, H, W]           g summed from the start of each chunk, in units of log 2
-    A, R, inverse [B, T, H, C]   a row of a chunk's matrix for each step
+    A, R [B, T, H, C]        a row of a chunk's matrix for each step
     states [B, H, N, K, V]   S before each chunk, or the gradient of S after it
+
+The chunkwise delta rule is that of Yang et al. 2024, arXiv:2406.06484.
 
 In kernels `p_` is a pointer, `b_` a block of values, `i_` an index; `i_r` is the row of [B * T * H] at which a chunk
 of a head starts, and `left` the number of steps from there to the end. Steps after the end read zeros as queries, keys

@@ -93,14 +93,14 @@ TOGETHER = {
 
 
 def make_form(form: dict, inputs: list[Tensor]) -> tuple[dict, list[Tensor]]:
-    """Arguments of attention and those to differentiate by. Some queries of a mask see nothing."""
+    """Arguments of attention and those to differentiate by. Some queries of a mask, and a block, see nothing."""
     arguments = {name: value for name, value in form.items() if name not in ("decay", "lags")}
     sides, leaves = with_sides(inputs, decay=form.get("decay", False), lags=form.get("lags"))
     if arguments.get("mask") is True:
         steps, sources = inputs[0].shape[1], inputs[1].shape[1]
         arguments["mask"] = torch.rand(steps, sources, device=inputs[0].device) < 0.1
         arguments["mask"][steps // 4] = False
-        arguments["mask"][32:] = False
+        arguments["mask"][steps - steps // 3 :] = False
     return arguments | sides, leaves
 
 
