@@ -1,17 +1,10 @@
-"""Comparison of a backend with its reference, in values and in the gradients of every input.
+"""Comparison of a backend with its reference, in values and in the gradients of every input."""
 
-Triton kernels run compiled where there is a GPU (`-m gpu`) and in Triton's interpreter where there is none.
-"""
-
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 from torch import Tensor
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
 
 Run = Callable[[str], Tensor | tuple[Tensor, ...]]
 
