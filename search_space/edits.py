@@ -15,7 +15,19 @@ from typing import Any, NamedTuple, overload
 from archloom.search_space.grammar import Grammar, symbol
 from archloom.search_space.operations import OPERATIONS, PERIODS, Operation, Parameter, share
 from archloom.search_space.stacks import layers, stack_of
-from archloom.search_space.terms import Path, Place, Term, Value, build, depth, owns_weights, places, replace, size
+from archloom.search_space.terms import (
+    Path,
+    Place,
+    Term,
+    Value,
+    build,
+    depth,
+    owns_weights,
+    places,
+    replace,
+    size,
+    substitute,
+)
 from archloom.search_space.types import SHAREABLE, Type
 
 OUTER = (Type.STACK, Type.BLOCK)
@@ -187,17 +199,36 @@ def _hoist(site: Site, place: Place) -> list[Option]:
     return [Option(partial(_put, site.root, place.path, each)) for each in inside]
 
 
-def _copy(site: Site, place: Place) -> list[Option]:
-    """A copy of another subterm of the mixer, with weights of its own and the same `let`s."""
+def _copy(site: Site, place: Place) -> Sequence[Option]:
+    """A copy of another subterm of the mixer, with weights of its own or over the same streams, made `let`s."""
     if place.scope is None or place.term.operation.shares:
         return []
+
+    def option(donor: Place, tied: bool) -> Option:
+        return Option(partial(_copied, site.root, place, donor, tied))
+
     fitting = set(accepted(site.root, place.path))
-    return [
-        Option(partial(_put, site.root, place.path, each.term))
+    donors = [
+        each
         for each in site.spots
         if each.scope == place.scope and each.term.type in fitting and each.term.arguments
         if not each.term.operation.shares and _apart(each.path, place.path)
     ]
+    return _Lazy(option, [(donor, tied) for donor in donors for tied in (False, True)])
+
+
+def _copied(root: Term, place: Place, donor: Place, tied: bool, _: Values, __: Sequence[Term]) -> Term:
+    if not tied:
+        return replace(root, place.path, donor.term)
+    streams_shared = substitute(donor.term, _shared)
+    return replace(replace(root, place.path, streams_shared), donor.path, streams_shared)
+
+
+def _shared(node: Term) -> Term | None:
+    """A `let` of a stream with weights; None for a term to be looked into."""
+    if node.operation.shares:
+        return node
+    return share(node) if node.type in SHAREABLE and owns_weights(node) else None
 
 
 def _tie(site: Site, place: Place) -> list[Option]:
@@ -222,6 +253,20 @@ def _untie(site: Site, place: Place) -> list[Option]:
     if not place.term.operation.shares:
         return []
     return [Option(partial(_put, site.root, place.path, place.term.arguments[0]))]
+
+
+def _retarget(site: Site, place: Place) -> list[Option]:
+    """A use of a `let` of the mixer in place of another use or of a subterm."""
+    if place.scope is None:
+        return []
+    fitting = set(accepted(site.root, place.path))
+    lets = {
+        id(each.term): each.term
+        for each in site.spots
+        if each.scope == place.scope and each.term.operation.shares and each.term.type in fitting
+        if each.term is not place.term
+    }
+    return [Option(partial(_put, site.root, place.path, each)) for each in lets.values()]
 
 
 # -- kinds that edit a stack as the sequence of its blocks -------------------------------------------------------------
@@ -454,6 +499,7 @@ KINDS: dict[str, tuple[float, Kind]] = {
     "copy": (0.5, _copy),
     "tie": (1.5, _tie),
     "untie": (0.5, _untie),
+    "retarget": (0.5, _retarget),
     "hybrid": (0.2, _hybrid),
     "ratio": (0.2, _ratio),
     "duplicate": (0.2, _duplicate),

@@ -12,7 +12,7 @@ operation of which the goal has no more, and ends when it has seen MAX_SEEN term
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
-from itertools import product
+from itertools import combinations, product
 
 from archloom.search_space.edits import KINDS, OUTER, Option, Values, site_of
 from archloom.search_space.grammar import symbol
@@ -69,24 +69,28 @@ def _trail(last: Term, before: dict[str, Term | None]) -> list[Term]:
 
 
 Profile = Counter[tuple[object, ...]]
-"""The operations of a term with their values, and the pairs of an operation and what stands in it where."""
+"""The operations of a term with their values, the pairs of an operation and what stands in it where, and the pairs of
+uses that a `let` joins."""
 
 
 def _profile(term: Term) -> Profile:
     found: Profile = Counter()
-    seen: set[int] = set()
+    uses: dict[int, list[tuple[str, int]]] = {}
     pending = [term]
     while pending:
         node = pending.pop()
         operation = node.operation
-        if operation.shares:
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
         found[operation, node.values] += 1
         for index, argument in enumerate(node.arguments):
             found[operation, index, argument.operation] += 1
-        pending += node.arguments
+            if argument.operation.shares:
+                of_one = uses.setdefault(id(argument), [])
+                of_one.append((operation.name, index))
+                if len(of_one) > 1:
+                    continue  # looked into before
+            pending.append(argument)
+    for of_one in uses.values():
+        found.update(combinations(sorted(of_one), 2))
     return found
 
 

@@ -60,10 +60,38 @@ def test_mutations_that_draw_first_least_subterms_stay_in_the_neighbourhood(monk
     rng = Random(1)
     met = set()
     parents = sorted(architectures(40, seed=2, depth=3), key=size)
-    for parent in (parents[2], parents[8]):
+    for parent in (parents[2], parents[8], parse(TIED.replace("times=2", "times=3"))):
         around = {child.term.text for child in neighbours(parent, sampler=the)}
         for _ in range(100):
             child = mutate(parent, the, rng)
             met.add(child.operator)
             assert child.term.text in around
     assert len(met) > len(KINDS) / 2
+
+
+def edited(mixer: str, kind: str) -> set[str]:
+    """The mixers that edits of a kind make of one."""
+    before, after = "repeat(block(mix(", ", heads=1), none), times=2)"
+    around = neighbours(parse(before + mixer + after), sampler=sampler())
+    return {child.term.text[len(before) : -len(after)] for child in around if child.operator == kind}
+
+
+def test_a_copy_has_weights_of_its_own_or_is_made_over_the_same_streams() -> None:
+    read = "apply(masked(dot(project(x), project(conv(x))), visible), value(x))"
+    copies = edited(f"mul({read}, silu(value(x)))", "copy")
+    assert f"mul({read}, silu({read}))" in copies
+    read = "apply(masked(dot(k1, k2), visible), v1)"
+    lets = "let k1 = project(x) in let k2 = project(conv(x)) in let v1 = value(x) in "
+    assert canonical_mixer(f"{lets}mul({read}, silu({read}))") in copies
+
+
+def test_a_use_of_a_let_is_retargeted_to_another() -> None:
+    lets = "let k = project(x) in let l = project(conv(x)) in "
+    reads = "add(apply(masked(dot(k, k), visible), value(x)), apply(masked(dot(l, l), visible), value(x)))"
+    found = edited(lets + reads, "retarget")
+    assert canonical_mixer(lets + reads.replace("dot(k, k)", "dot(l, k)")) in found
+
+
+def canonical_mixer(text: str) -> str:
+    before, after = "repeat(block(mix(", ", heads=1), none), times=2)"
+    return canonical(parse(before + text + after)).text[len(before) : -len(after)]
