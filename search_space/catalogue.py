@@ -116,4 +116,4 @@ def _loads(name: str) -> bool:
     return name in zoo.names() and zoo.load(name) is not None
 
 
-_THERE = {"zoo": _loads, "operation": OPERATIONS.__contains__}
+_THERE = {"zoo": _loads, "operation": lambda name: name in OPERATIONS}

@@ -42,7 +42,7 @@ def test_what_is_expressed_follows_from_what_is_there(monkeypatch: pytest.Monkey
     assert expressed(row).found == ("zoo:kda", "operation:conv")
     assert expressed(row).missing == ("zoo:nowhere",)
     assert expressed(row).state is State.PARTLY
-    monkeypatch.delitem(OPERATIONS, "conv")
+    monkeypatch.setattr(catalogue, "OPERATIONS", {name: each for name, each in OPERATIONS.items() if name != "conv"})
     assert expressed(row).found == ("zoo:kda",)
 
 
