@@ -290,8 +290,9 @@ def _fill(parameter: nn.Parameter, role: str) -> None:
 
 def _linear(model: Model) -> bool:
     """Whether every pass of the model costs time linear in length."""
+    linear = (Form.LINEAR, Form.WINDOWED)
     operators = [each for each in model.modules() if isinstance(each, Operator)]
-    return all(each.plan.form is Form.LINEAR if isinstance(each, Pass) else each.linear_in_length for each in operators)
+    return all(each.plan.form in linear if isinstance(each, Pass) else each.linear_in_length for each in operators)
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

@@ -4,7 +4,7 @@
 in the table of operations as they are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -116,4 +116,4 @@ def _loads(name: str) -> bool:
     return name in zoo.names() and zoo.load(name) is not None
 
 
-_THERE = {"zoo": _loads, "operation": lambda name: name in OPERATIONS}
+_THERE: dict[str, Callable[[str], bool]] = {"zoo": _loads, "operation": lambda name: name in OPERATIONS}

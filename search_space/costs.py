@@ -142,6 +142,14 @@ def _pass(the: Plan, node: Term, shape: Shape, heads: int, *, fused: bool) -> _T
             solve = CHUNK * value if node.operation.name == "resolve" else 0
             flops = heads * (4 * rank * columns + CHUNK * (rank + columns) + solve)
             return _Tally(0, flops, 0 if fused else heads * rank * columns)
+        case Form.WINDOWED:
+            assert the.window is not None
+            columns, band = value + the.normalised, 2 * max(CHUNK // 2, the.window)
+            solve = band * (value + band // 2) if node.operation.name == "resolve" else 0
+            kept = heads * value if node.operation.name == "resolve" else numbers(node.arguments[1], shape)
+            kept += sum(numbers(each, shape) for each in the.keys)
+            kept += heads * (shape.key if the.channel_decay is not None else bool(the.head_decays))
+            return _Tally(0, heads * (2 * band * (rank + columns) + solve), min(the.window - 1, length) * kept)
         case Form.SOFTMAX:
             seen = min(the.window or length, length)
             reached = seen if the.window or shape.pattern != CAUSAL else length / 2

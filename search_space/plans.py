@@ -4,6 +4,7 @@
 base score) and says which pass serves it:
 
     LINEAR    finite rank: chunkwise pass with a state, linear in T; a sum of inner products is one of joined features
+    WINDOWED  finite rank in a window: blocks of a band, linear in T, over the last keys and values
     SOFTMAX   row-normalised exponential scores: fused attention
     TOEPLITZ  long convolution by FFT
     FEATURE_TOEPLITZ  finite rank times a factor of the lag: long convolutions of k v^T
@@ -23,6 +24,7 @@ from archloom.search_space.types import MASKS, PER_HEAD, Type
 
 class Form(Enum):
     LINEAR = "linear"
+    WINDOWED = "windowed"
     SOFTMAX = "softmax"
     TOEPLITZ = "toeplitz"
     FEATURE_TOEPLITZ = "feature toeplitz"
@@ -90,7 +92,8 @@ class Plan:
 
     @property
     def linear_in_length(self) -> bool:
-        return self.form in (Form.LINEAR, Form.TAPS) or (self.form is Form.SOFTMAX and self.window is not None)
+        bounded = self.form is Form.SOFTMAX and self.window is not None
+        return bounded or self.form in (Form.LINEAR, Form.WINDOWED, Form.TAPS)
 
 
 _DENSE = Plan(form=Form.DENSE)
@@ -119,9 +122,11 @@ def plan(kernel: Term) -> Plan:
         if products and all(each.key is not None for each in products):
             found = replace(_of(products), form=Form.SOFTMAX, head_decays=decays, window=window)
             return replace(found, normalised=True, sink=sink)
-    if window is not None:
-        return Plan(form=Form.DENSE, window=window)
     found = _linear(score, decays)
+    if window is not None:
+        if found.form is not Form.LINEAR or found.turned or found.route or averaged:
+            return Plan(form=Form.DENSE, window=window)
+        found = replace(found, form=Form.WINDOWED, window=window)
     if found is _DENSE:
         return found
     return replace(found, normalised=normalised, sink=sink, averaged=averaged)

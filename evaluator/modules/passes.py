@@ -25,6 +25,7 @@ from archloom.kernels.attention import attention
 from archloom.kernels.linear_attention import linear_attention
 from archloom.kernels.long_convolution import long_convolution
 from archloom.kernels.resolvent import delta_rule, resolvent
+from archloom.kernels.windowed import windowed_linear_attention, windowed_resolvent
 from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.plans import Form, Plan, Product, fuses, latent_of, plan, remembered
 from archloom.search_space.terms import Term
@@ -46,6 +47,7 @@ class Pass(Operator):
         self.remembered = remembered(self.plan, body, self.shape) if self.plan.form is Form.SOFTMAX else ()
         self.parts = {id(node): modules[id(node)] for node in (*parts, *self.remembered, body)}
         self.owners = nn.ModuleList(nn.Identity() for _ in self.remembered)
+        self.keys = nn.ModuleList(nn.Identity() for _ in self.plan.products)
 
     def forward(self, flow: Flow) -> Tensor:
         if self.term.operation.name == "resolve" and flow.pattern.cross:
@@ -63,6 +65,8 @@ class Pass(Operator):
                 return self.delta(flow, self.inner)
             case Form.LINEAR:
                 return self.linear(flow)
+            case Form.WINDOWED if flow.pattern == CAUSAL:
+                return self.in_window(flow)
             case Form.SOFTMAX if flow.pattern == CAUSAL:
                 return self.softmax(flow)
             case Form.SOFTMAX if self.plan.window is None and not self.plan.head_decays:
@@ -128,18 +132,22 @@ class Pass(Operator):
     def joined_features(self, flow: Flow, the: Plan) -> tuple[Tensor, Tensor]:
         """The features of all inner products side by side: queries [B, T, H, rank] with their K^-1/2, keys
         [B, S, G, rank]."""
-        queries, keys = zip(*[self.features(flow, each, the) for each in the.products], strict=True)
+        products = zip(the.products, self.keys, strict=True)
+        queries, keys = zip(*[self.features(flow, each, the, owner) for each, owner in products], strict=True)
         groups = max(each.shape[2] for each in keys)
         return torch.cat(queries, -1), torch.cat([spread(each, groups) for each in keys], -1)
 
-    def features(self, flow: Flow, product: Product, the: Plan) -> tuple[Tensor, Tensor]:
-        """Queries and keys of one inner product."""
+    def features(self, flow: Flow, product: Product, the: Plan, owner: nn.Module) -> tuple[Tensor, Tensor]:
+        """Queries and keys of one inner product, in a window behind the keys that are still in it."""
+        keep = None if the.window is None else the.window - 1
         if product.key is None:
-            return self.query(flow, product, the), flow.keys.x.new_ones(*flow.keys.x.shape[:2], 1, 1)
+            sources = flow.keys.x.shape[1] + (0 if keep is None else min(flow.past, keep))
+            return self.query(flow, product, the), flow.keys.x.new_ones(len(flow.keys.x), sources, 1, 1)
         k = self.part(flow.keys, product.key)
         # A gram reads one node twice: running it twice would advance its state twice.
         same = product.query is product.key and flow is flow.keys
-        return self.query(flow, product, the, known=k if same else None), k
+        q = self.query(flow, product, the, known=k if same else None)
+        return q, k if keep is None else flow.history(owner, k, keep=keep)
 
     def query(self, flow: Flow, product: Product, the: Plan, *, known: Tensor | None = None) -> Tensor:
         """The queries of one inner product with its K^-1/2 and temperatures, or ones for a constant."""
@@ -194,6 +202,25 @@ class Pass(Operator):
         state = None if flow.cache is None else flow.cache.get(self)
         out = resolvent(b, k, value, log_decay=decay, initial_state=state, return_state=flow.cache is not None)
         return self.kept(flow, out)
+
+    def in_window(self, flow: Flow) -> Tensor:
+        """Applied or resolved over the tokens that the window still holds."""
+        assert self.plan.window is not None
+        keep = self.plan.window - 1
+        q, k = self.query_and_key(flow, self.plan)
+        decay = self.log_decay(flow, self.plan)
+        if decay is not None:
+            decay = flow.history(self.decays, decay, keep=keep)
+        value = self.inputs[1](flow)
+        if self.term.operation.name == "apply":
+            seen = self.columns(spread(flow.history(self.values, value, keep=keep), self.heads))
+            out = windowed_linear_attention(q, k, seen, window=self.plan.window, log_decay=decay)
+            return self.divided(flow, out)
+        earlier = None if flow.cache is None else flow.cache.get(self.values)
+        x = spread(value, self.heads)
+        z = windowed_resolvent(q, k, x, window=self.plan.window, log_decay=decay, earlier=earlier)
+        flow.history(self.values, z, keep=keep)
+        return z
 
     def read_end(self, flow: Flow) -> Tensor:
         """Every query reads the state at the end of the source."""

@@ -153,6 +153,23 @@ WRITTEN = {
     "partitions in a window": (
         f"apply(masked(partitioned({Q}, {K}, routes(conv(x)), forget(x)), window(width=8)), {V})"
     ),
+    "in a window": f"apply(masked(dot({Q}, {K}), window(width=8)), {V})",
+    "in a window that is not left": f"apply(masked(decay(dot({Q}, {K}), forget(x)), window(width=32)), {V})",
+    "in a window with channel decay, normalised": (
+        f"apply(rownorm(masked(decayed_dot(elu1({Q}), elu1({K}), selective_channels(x)), window(width=8))), {V})"
+    ),
+    "a polynomial in a window with a sink": (
+        f"apply(rownorm_plus_one(masked(taylor2(plus(dot({Q}, {K}), ones)), window(width=4))), {V})"
+    ),
+    "a shifted square in a window": (
+        f"apply(masked(decay(quad(temper(dot({Q}, {K}))), retention), window(width=4)), {V})"
+    ),
+    "resolvent in a window": f"resolve(masked(gram(unit({K}), beta(x)), window(width=8)), {V})",
+    "delta rule in a window with channel decay": (
+        f"let k = unit({K}) in let g = selective_channels(x) in apply(masked(decayed_dot({Q}, k, g), window(width=8)),"
+        f" resolve(masked(decayed_gram(k, beta(x), g), window(width=16)), {V}))"
+    ),
+    "turned scores in a window": f"apply(masked(lrpe({Q}, {K}), window(width=8)), {V})",
     "turned scores": f"apply(masked(decay(lrpe({Q}, {K}), constant_decay), visible), {V})",
     "softmax of turned scores": f"apply(rownorm(masked(exp(lrpe({Q}, {K})), visible)), {V})",
     "near scores": f"apply(rownorm(masked(reweight(dot(relu({Q}), elu1({K}))), visible)), {V})",

@@ -152,6 +152,8 @@ def test_forms_of_the_zoo(name: str) -> None:
         (f"masked(decay(decay(dot({Q}, {K}), retention), forget(x)), visible)", Form.LINEAR),
         (f"masked(decayed_dot({Q}, {K}, forget_channels(x)), visible)", Form.LINEAR),
         (f"rownorm(masked(dot(relu({Q}), relu({K})), visible))", Form.LINEAR),
+        (f"masked(dot({Q}, {K}), window(width=8))", Form.WINDOWED),
+        (f"masked(decay(decayed_dot({Q}, {K}, forget_channels(x)), retention), window)", Form.WINDOWED),
         (f"rownorm(masked(exp(dot({Q}, {K})), visible))", Form.SOFTMAX),
         (f"rownorm(masked(decay(exp(dot({Q}, {K})), forget(x)), window(width=8)))", Form.SOFTMAX),
         (f"rownorm_plus_one(masked(exp(dot({Q}, {K})), visible))", Form.SOFTMAX),
@@ -175,7 +177,6 @@ def test_forms_of_the_zoo(name: str) -> None:
         (f"masked(taylor2(decayed_dot({Q}, {K}, forget_channels(x))), visible)", Form.DENSE),
         (f"masked(taylor2(decay(dot({Q}, {K}), retention)), visible)", Form.DENSE),
         (f"masked(times(dot({Q}, {K}), dot({Q}, {K})), visible)", Form.DENSE),
-        (f"masked(dot({Q}, {K}), window(width=8))", Form.DENSE),
         (f"masked(sigmoid(dot({Q}, {K})), visible)", Form.DENSE),
         (f"rownorm_plus_one(masked(exp(dot({Q}, {K})), window(width=8)))", Form.DENSE),  # the sink has no place in it
         (f"rownorm_plus_one(masked(decay(exp(dot({Q}, {K})), forget(x)), visible))", Form.DENSE),  # nor a decay
