@@ -2,9 +2,10 @@
 
 An operation's own weights, FLOPs and state are in the table. What `costs` counts besides is the pass that applies a
 kernel, which depends on how the kernel is lowered (`plans`) and so on all its operations together. A bound shares that
-out: the inner product pays for the features of a LINEAR pass, `apply` for the chunks, `exp` for a SOFTMAX pass, filters
-and taps for their convolutions. Every other operation in a kernel may be what makes its pass DENSE and pays for all of
-one, DECAYS decays per head included: more than a term of fewer than 2 DECAYS operations can have.
+out: the inner product pays for the features of a LINEAR or WINDOWED pass, `apply` for the chunks, `window` for the
+band, `exp` for a SOFTMAX pass, filters and taps for their convolutions. Every other operation in a kernel may be what
+makes its pass DENSE and pays for all of one, DECAYS decays per head included: more than a term of fewer than 2 DECAYS
+operations can have.
 
 So the sum of the bounds of a term's operations is no less than its costs, at every number of heads, and more where
 several of them pay for one pass. The one exception is `plus`: a sum of n inner products under a square has n^2 K^2
@@ -17,7 +18,7 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from archloom.search_space.costs import CHUNK, default_widths
+from archloom.search_space.costs import CHUNK, band, default_widths
 from archloom.search_space.operations import OPERATIONS, Operation, Shape
 from archloom.search_space.terms import Term, Value, walk
 from archloom.search_space.types import KERNELS, MASKS, SCORES, Type
@@ -112,6 +113,8 @@ _PRODUCTS = {
 }
 """Operations that have finite rank, and the features of their LINEAR pass in key widths."""
 
+BAND = max(band(value) for value in OPERATIONS["window"].parameters[0].choices if isinstance(value, int))
+
 _FREE = frozenset(("masked", "visible", "decay", "rownorm", "rownorm_plus_one"))
 """Operations that leave a LINEAR pass as it is, over whichever of these and of products they stand."""
 
@@ -133,6 +136,8 @@ def _pass(term: Term, shape: Shape) -> Bound:
             return _worst((_features(1 + shape.key**2, shape), _dense(shape)))
         case "plus":
             return Bound(0, UNBOUNDED, UNBOUNDED)
+        case "window":
+            return _worst((_dense(shape), Bound(0, heads * (2 * BAND * (value + 1) + BAND * BAND // 2), 0)))
         case "exp":
             return _worst((_softmax(shape), _dense(shape)))
         case "times":  # one more product in the pass, whose keys are kept
@@ -147,9 +152,9 @@ def _pass(term: Term, shape: Shape) -> Bound:
 
 
 def _features(rank: int, shape: Shape) -> Bound:
-    """So many features more in a LINEAR pass."""
+    """So many features more in a LINEAR pass, or in a WINDOWED one."""
     columns = shape.value + 1
-    return Bound(0, shape.heads * rank * (4 * columns + CHUNK), shape.heads * rank * columns)
+    return Bound(0, shape.heads * rank * max(4 * columns + CHUNK, 2 * BAND), shape.heads * rank * columns)
 
 
 _WIDEST = max(value for value in OPERATIONS["window"].parameters[0].choices if isinstance(value, int))

@@ -124,7 +124,7 @@ def _mixer(mixer: Term, widths: Widths, length: int, pattern: Pattern) -> _Tally
             inner = node.arguments[1]
             if inner.operation.name == "resolve" and fuses(pass_, plan(inner.arguments[0])):
                 fused.add(id(inner))
-            if pass_.form is Form.SOFTMAX and pass_.window is not None:
+            if pass_.form in (Form.SOFTMAX, Form.SCORES) and pass_.window is not None:
                 seen = replace(
                     shape, length=min(length, 2 * pass_.window)
                 )  # scores cost half the length: none is ahead
@@ -144,19 +144,20 @@ def _pass(the: Plan, node: Term, shape: Shape, heads: int, *, fused: bool) -> _T
             return _Tally(0, flops, 0 if fused else heads * rank * columns)
         case Form.WINDOWED:
             assert the.window is not None
-            columns, band = value + the.normalised, 2 * max(CHUNK // 2, the.window)
-            solve = band * (value + band // 2) if node.operation.name == "resolve" else 0
+            columns, seen = value + the.normalised, band(the.window)
+            solve = seen * (value + seen // 2) if node.operation.name == "resolve" else 0
             kept = heads * value if node.operation.name == "resolve" else numbers(node.arguments[1], shape)
             kept += sum(numbers(each, shape) for each in the.keys)
             kept += heads * (shape.key if the.channel_decay is not None else bool(the.head_decays))
-            return _Tally(0, heads * (2 * band * (rank + columns) + solve), min(the.window - 1, length) * kept)
-        case Form.SOFTMAX:
+            return _Tally(0, heads * (2 * seen * (rank + columns) + solve), min(the.window - 1, length) * kept)
+        case Form.SOFTMAX | Form.SCORES:
             seen = min(the.window or length, length)
             reached = seen if the.window or shape.pattern != CAUSAL else length / 2
             cached = seen if the.window is None else max(0, seen - 1)
-            each = sum(numbers(part, shape) for part in remembered(the, node.arguments[1], shape))
-            state = cached * (each + heads * bool(the.head_decays))
-            return _Tally(0, int(2 * heads * reached * (rank + value)), state)
+            z = value if node.operation.name == "resolve" else 0
+            held = remembered(the, None if z else node.arguments[1], shape)
+            each = sum(numbers(part, shape) for part in held) + heads * (z + bool(the.head_decays))
+            return _Tally(0, int(2 * heads * reached * (rank + value)) + heads * CHUNK * z, cached * each)
         case Form.TOEPLITZ:
             log_length = max(1, (2 * length - 1).bit_length())
             return _Tally(0, heads * value * 15 * log_length, length * heads * value)
@@ -171,6 +172,11 @@ def _pass(the: Plan, node: Term, shape: Shape, heads: int, *, fused: bool) -> _T
             sources = [each for each in walk(node.arguments[0]) if each.operation.name in _SOURCES]
             state = length * (_dense_state(node.arguments[0], shape) + heads * value)
             return _Tally(0, heads * length * (shape.key * max(1, len(sources)) + value), state)
+
+
+def band(window: int) -> int:
+    """Keys that a query of a WINDOWED pass is multiplied with: those of its chunk and of the one before."""
+    return 2 * max(CHUNK // 2, window)
 
 
 _SOURCES = {

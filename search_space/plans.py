@@ -6,6 +6,7 @@ base score) and says which pass serves it:
     LINEAR    finite rank: chunkwise pass with a state, linear in T; a sum of inner products is one of joined features
     WINDOWED  finite rank in a window: blocks of a band, linear in T, over the last keys and values
     SOFTMAX   row-normalised exponential scores: fused attention
+    SCORES    a function of every score, of which blocks of rows exist at a time: attention without a softmax
     TOEPLITZ  long convolution by FFT
     FEATURE_TOEPLITZ  finite rank times a factor of the lag: long convolutions of k v^T
     CIRCULAR  convolution around the ends of the sequence with a filter given by its spectrum, by FFT
@@ -16,6 +17,7 @@ base score) and says which pass serves it:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 from archloom.search_space.operations import Shape, inner
 from archloom.search_space.terms import Term
@@ -26,6 +28,7 @@ class Form(Enum):
     LINEAR = "linear"
     WINDOWED = "windowed"
     SOFTMAX = "softmax"
+    SCORES = "scores"
     TOEPLITZ = "toeplitz"
     FEATURE_TOEPLITZ = "feature toeplitz"
     CIRCULAR = "circular"
@@ -44,14 +47,16 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The parts of a kernel term. `query`, `key` are feature terms; `gate` multiplies rows of the score (gram, damp).
+    """The parts of a kernel term. `query`, `key` are feature terms; `gate` multiplies rows of the score (gram).
 
     `tempers` scale the inner product, and `added` are summed with it; `head_decays` are summed; `channel_decay` belongs
     to the inner product; `taylor` marks the feature map of taylor2, and `quad` is the term of a shifted square. Rows
     are divided by their sum where `normalised`, by their sum and one where also `sink`, by the number of visible tokens
     where `averaged`. `exclusive` kernels leave out the present token and its decay; `rate` multiplies keys, channel by
     channel; `turned` is the lrpe whose rates turn query and key; `route` spreads both, and a decay per head, over
-    slots; `relative` holds the factor of the lag. For the other forms only `form` and `window` are meaningful.
+    slots; `relative` holds the factor of the lag; `function` is that of the scores; `damp` multiplies rows of the
+    kernel. For the other forms only `form` and
+    `window` are meaningful.
     """
 
     form: Form
@@ -72,6 +77,8 @@ class Plan:
     normalised: bool = False
     sink: bool = False
     averaged: bool = False
+    function: Literal["sigmoid", "relu2"] | None = None
+    damp: Term | None = None
     window: int | None = None
 
     @property
@@ -87,12 +94,21 @@ class Plan:
     def parts(self) -> tuple[Term, ...]:
         """Every term the pass reads."""
         named = [part for each in self.products for part in (each.query, each.key, *each.tempers)]
-        named += [self.gate, self.quad, self.channel_decay, self.relative, self.rate, self.turned, self.route]
+        named += [
+            self.gate,
+            self.damp,
+            self.quad,
+            self.channel_decay,
+            self.relative,
+            self.rate,
+            self.turned,
+            self.route,
+        ]
         return (*(each for each in named if each is not None), *self.head_decays)
 
     @property
     def linear_in_length(self) -> bool:
-        bounded = self.form is Form.SOFTMAX and self.window is not None
+        bounded = self.form in (Form.SOFTMAX, Form.SCORES) and self.window is not None
         return bounded or self.form in (Form.LINEAR, Form.WINDOWED, Form.TAPS)
 
 
@@ -105,6 +121,10 @@ def plan(kernel: Term) -> Plan:
         return Plan(form=Form.TOEPLITZ)
     if kernel.type is Type.SPECTRUM:
         return Plan(form=Form.CIRCULAR)
+    if kernel.operation.name == "damp":
+        found = plan(kernel.arguments[0])
+        served = found.form in (Form.SOFTMAX, Form.SCORES) and found.damp is None and not found.sink
+        return replace(found, damp=kernel.arguments[1]) if served else _DENSE
     if kernel.operation.name == "taps":
         return Plan(form=Form.TAPS, window=kernel.integer("width"))
     by = kernel.operation.name if kernel.operation.name in _DIVISIONS else None
@@ -122,6 +142,12 @@ def plan(kernel: Term) -> Plan:
         if products and all(each.key is not None for each in products):
             found = replace(_of(products), form=Form.SOFTMAX, head_decays=decays, window=window)
             return replace(found, normalised=True, sink=sink)
+    if score.operation.name in ("sigmoid", "relu2") and not (averaged and window):
+        products = _products(score.arguments[0])
+        if products and all(each.key is not None for each in products):
+            function: Literal["sigmoid", "relu2"] = "sigmoid" if score.operation.name == "sigmoid" else "relu2"
+            found = replace(_of(products), form=Form.SCORES, function=function, head_decays=decays, window=window)
+            return replace(found, normalised=normalised, sink=sink, averaged=averaged)
     found = _linear(score, decays)
     if window is not None:
         if found.form is not Form.LINEAR or found.turned or found.route or averaged:
@@ -253,10 +279,10 @@ def slots(route: Term) -> int:
     return route.integer("slots")
 
 
-def remembered(the: Plan, value: Term, shape: Shape) -> tuple[Term, ...]:
-    """What a SOFTMAX pass keeps of every token: its keys and values, or the latents they are expanded from where those
-    are narrower."""
-    read = _distinct((*the.keys, value))
+def remembered(the: Plan, value: Term | None, shape: Shape) -> tuple[Term, ...]:
+    """What a SOFTMAX or SCORES pass keeps of every token: its keys and the values it is applied to, or the latents they
+    are expanded from where those are narrower."""
+    read = _distinct(the.keys if value is None else (*the.keys, value))
     nodes = []
     for node in read:
         source = latent_of(node)

@@ -20,8 +20,8 @@ from archloom.evaluator.modules.convolutions import Taps
 from archloom.evaluator.modules.filters import Filter
 from archloom.evaluator.modules.kernels import SMALLEST_ROW_SUM
 from archloom.evaluator.modules.recurrences import STRONGEST_DECAY, Lrpe, over_slots, slot_decay
-from archloom.evaluator.modules.scores import Quad, Temper, visible_count, widen
-from archloom.kernels.attention import attention
+from archloom.evaluator.modules.scores import Quad, Temper, quad_features, taylor_features, visible_count, widen
+from archloom.kernels.attention import attention, attention_resolvent
 from archloom.kernels.linear_attention import linear_attention
 from archloom.kernels.long_convolution import long_convolution
 from archloom.kernels.resolvent import delta_rule, resolvent
@@ -44,7 +44,9 @@ class Pass(Operator):
             inner = plan(body.arguments[0])
             self.inner = inner if self.term.operation.name == "apply" and fuses(self.plan, inner) else None
         parts = [part for each in (self.plan, self.inner) if each is not None for part in each.parts]
-        self.remembered = remembered(self.plan, body, self.shape) if self.plan.form is Form.SOFTMAX else ()
+        attends = self.plan.form in (Form.SOFTMAX, Form.SCORES)
+        applied = body if self.term.operation.name == "apply" else None
+        self.remembered = remembered(self.plan, applied, self.shape) if attends else ()
         self.parts = {id(node): modules[id(node)] for node in (*parts, *self.remembered, body)}
         self.owners = nn.ModuleList(nn.Identity() for _ in self.remembered)
         self.keys = nn.ModuleList(nn.Identity() for _ in self.plan.products)
@@ -67,9 +69,11 @@ class Pass(Operator):
                 return self.linear(flow)
             case Form.WINDOWED if flow.pattern == CAUSAL:
                 return self.in_window(flow)
-            case Form.SOFTMAX if flow.pattern == CAUSAL:
-                return self.softmax(flow)
-            case Form.SOFTMAX if self.plan.window is None and not self.plan.head_decays:
+            case Form.SOFTMAX if flow.pattern == CAUSAL and self.term.operation.name == "resolve":
+                return self.resolve_attention(flow)
+            case Form.SOFTMAX | Form.SCORES if flow.pattern == CAUSAL and self.term.operation.name == "apply":
+                return self.attend(flow)
+            case Form.SOFTMAX if not (self.plan.window or self.plan.head_decays or self.plan.damp):
                 return self.unmasked_softmax(flow)
             case Form.TOEPLITZ:
                 return self.convolve(flow)
@@ -287,7 +291,40 @@ class Pass(Operator):
         result, flow.cache[self] = out
         return result
 
-    def softmax(self, flow: Flow) -> Tensor:
+    def attend(self, flow: Flow) -> Tensor:
+        q, keys, before, decay = self.queries_and_kept(flow)
+        v = self.recalled(flow, self.term.arguments[1], before)
+        groups = max(v.shape[2], *(each.shape[2] for each in keys))
+        k, v = torch.cat([spread(each, groups) for each in keys], -1), spread(v, groups)
+        function, window = self.plan.function, self.plan.window
+        if function is None:
+            k, v = self.behind_sink(k), self.behind_sink(v)
+            out = attention(q, k, v, log_decay=decay, window=window, scale=1.0)
+        else:
+            v = self.columns(v)
+            out = attention(q, k, v, log_decay=decay, window=window, scale=1.0, normaliser=function)
+            out = self.divided(flow, out)
+        return out if self.plan.damp is None else out * self.part(flow, self.plan.damp).unsqueeze(-1)
+
+    def resolve_attention(self, flow: Flow) -> Tensor:
+        q, keys, _, decay = self.queries_and_kept(flow)
+        groups, x = max(each.shape[2] for each in keys), spread(self.inputs[1](flow), self.heads)
+        z = attention_resolvent(
+            q,
+            torch.cat([spread(each, groups) for each in keys], -1),
+            x,
+            gate=self.part(flow, self.plan.damp),
+            log_decay=decay,
+            window=self.plan.window,
+            scale=1.0,
+            earlier=None if flow.cache is None else flow.cache.get(self.values),
+        )
+        flow.history(self.values, z, keep=None if self.plan.window is None else self.plan.window - 1)
+        return z
+
+    def queries_and_kept(self, flow: Flow) -> tuple[Tensor, list[Tensor], dict[int, Tensor], Tensor | None]:
+        """Queries with all their products side by side; of all tokens kept and new, the keys of each product, what is
+        remembered by term node, and the head decays."""
         q = torch.cat([self.query(flow, each, self.plan) for each in self.plan.products], -1)
         keep = None if self.plan.window is None else self.plan.window - 1
         before = {
@@ -295,18 +332,8 @@ class Pass(Operator):
             for node, owner in zip(self.remembered, self.owners, strict=True)
         }
         keys = [self.recalled(flow, each, before) for each in self.plan.keys]
-        v = self.recalled(flow, self.term.arguments[1], before)
-        groups = max(v.shape[2], *(each.shape[2] for each in keys))
-        k = torch.cat([spread(each, groups) for each in keys], -1)
         decay = self.head_decay(flow, self.plan)
-        return attention(
-            q,
-            self.behind_sink(k),
-            self.behind_sink(spread(v, groups)),
-            log_decay=None if decay is None else flow.history(self.decays, decay, keep=keep),
-            window=self.plan.window,
-            scale=1.0,
-        )
+        return q, keys, before, None if decay is None else flow.history(self.decays, decay, keep=keep)
 
     def recalled(self, flow: Flow, node: Term, before: dict[int, Tensor]) -> Tensor:
         """Keys or values of all that is kept, some of them expanded from latents only now."""
@@ -412,18 +439,3 @@ class Pass(Operator):
     def prepare(self) -> None:
         # Owners of the histories this pass keeps, as `owners` are: a module may own only one cache entry.
         self.values, self.decays = nn.Identity(), nn.Identity()
-
-
-def taylor_features(x: Tensor) -> Tensor:
-    """[..., K] -> [..., 1 + K + K^2] with <f(q), f(k)> = 1 + s + s^2 / 2 at s = <q, k>."""
-    square = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) / math.sqrt(2)
-    return torch.cat([torch.ones_like(x[..., :1]), x, square], -1)
-
-
-def quad_features(q: Tensor, k: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """[..., K] -> [..., 1 + K + K^2] with <f(q), g(k)> = (s + c)^2 at s = <q, k>; `shift` c broadcasts over q."""
-    squares = [(x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) for x in (q, k)]
-    constant = shift.square().expand(*q.shape[:-1], 1)
-    return torch.cat([constant, 2 * shift * q, squares[0]], -1), torch.cat(
-        [torch.ones_like(k[..., :1]), k, squares[1]], -1
-    )

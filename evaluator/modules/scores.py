@@ -242,6 +242,21 @@ class Dilute(Operator):
         return True
 
 
+def taylor_features(x: Tensor) -> Tensor:
+    """[..., K] -> [..., 1 + K + K^2] with <f(q), f(k)> = 1 + s + s^2 / 2 at s = <q, k>."""
+    square = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) / math.sqrt(2)
+    return torch.cat([torch.ones_like(x[..., :1]), x, square], -1)
+
+
+def quad_features(q: Tensor, k: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., K] -> [..., 1 + K + K^2] with <f(q), g(k)> = (s + c)^2 at s = <q, k>; `shift` c broadcasts over q."""
+    squares = [(x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) for x in (q, k)]
+    constant = shift.square().expand(*q.shape[:-1], 1)
+    return torch.cat([constant, 2 * shift * q, squares[0]], -1), torch.cat(
+        [torch.ones_like(k[..., :1]), k, squares[1]], -1
+    )
+
+
 MODULES: dict[str, type[Operator]] = {
     "dot": Dot,
     "decayed_dot": DecayedDot,

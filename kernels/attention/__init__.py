@@ -7,10 +7,11 @@ from archloom.kernels.attention import chunked, reference
 from archloom.kernels.attention.checks import check_mask, check_numbers, check_tensors
 from archloom.kernels.attention.decode import attention_decode
 from archloom.kernels.attention.positions import PositionalMask
+from archloom.kernels.attention.resolvent import attention_resolvent
 from archloom.kernels.attention.rule import Normaliser, Rule
 from archloom.kernels.backends import Backend, require_triton, unknown_backend
 
-__all__ = ["PositionalMask", "attention", "attention_decode"]
+__all__ = ["PositionalMask", "attention", "attention_decode", "attention_resolvent"]
 
 
 def attention(

@@ -12,11 +12,17 @@ from torch.utils.checkpoint import checkpoint
 from archloom.kernels.arguments import accumulator
 from archloom.kernels.attention import fused, masked
 from archloom.kernels.attention.positions import Span, shown, spans
-from archloom.kernels.attention.rule import Rule
+from archloom.kernels.attention.rule import LOGARITHMIC, Rule
 from archloom.kernels.attention.weights import weights
 
 QUERY_BLOCK = 256
 """Queries whose scores are formed at once."""
+KEPT_SCORES = 1 << 22
+"""So many scores are kept for the backward, 16 MiB in float32 for each step from score to weight."""
+DECAYED_BLOCK = 128
+"""The same where weights decay: only pairs inside a block take an exponential each."""
+SMALLEST = -60.0
+"""Log factors of decays end here."""
 FUSED_BLOCK = 1024
 """Queries of one call of the fused kernel, for which only a mask without heads is formed."""
 
@@ -40,6 +46,9 @@ def attention(
     if rule.added_to and unbiased and log_decay is None:
         # the mask is no larger than the given one, or there is none
         length = FUSED_BLOCK if mask is None and not rule.sees_all else steps
+    elif not rule.added_to and log_decay is not None:
+        length = DECAYED_BLOCK
+    kept = q.shape[0] * q.shape[2] * steps * k.shape[1] <= KEPT_SCORES
     total = None if log_decay is None else log_decay.double().cumsum(1).transpose(1, 2)  # [B, H, S]
     blocks = []
     for start in range(0, steps, length):
@@ -57,6 +66,9 @@ def attention(
         )
         if steps <= length:
             return _block(*arguments)
+        if kept:
+            blocks.append(_block(*arguments))
+            continue
         blocks.append(checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(blocks, 1)
 
@@ -82,6 +94,9 @@ def _block(
         added = table if added is None else added + table
     seen = _seen(mask, start, steps, kept, rule, q.device)
     if not rule.added_to:
+        simple = rule.causal and rule.top_k is None and rule.normaliser not in LOGARITHMIC and len(kept) == 1
+        if total is not None and simple:
+            return _decayed(q, k, v, *_decays(total, start, steps, kept, dtype), added, seen, rule)
         log_lag = None if total is None else _log_lag(total, start, steps, kept, rule, dtype)
         return _weighted(q, k, v, log_lag, added, seen, rule, blind=mask is not None)
     scale, plus_one, given = rule.scale, rule.normaliser == "softmax_plus_one", q.dtype
@@ -122,15 +137,55 @@ def _weighted(
     blind: bool,
 ) -> Tensor:
     """With the weights of all pairs; the query heads of a group share one product, so that no key is repeated."""
+    batch, steps, heads, _ = q.shape
+    weight = weights(_scores(q, k, added, rule), log_lag, seen, rule, blind=blind)
+    values = v.to(weight.dtype).transpose(1, 2)
+    out = weight.view(batch, v.shape[2], -1, weight.shape[-1]) @ values  # [B, G, H / G * C, V]
+    return out.view(batch, heads, steps, -1).transpose(1, 2).to(q.dtype)
+
+
+def _scores(q: Tensor, k: Tensor, added: Tensor | None, rule: Rule) -> Tensor:
+    """Scaled inner products, capped, and what is added to them, [B, H, C, S] in the accumulator's type."""
     dtype, (batch, steps, heads, width), groups = accumulator(q.dtype), q.shape, k.shape[2]
     queries = (q.to(dtype) * rule.scale).view(batch, steps, groups, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    keys, values = (x.to(dtype).transpose(1, 2) for x in (k, v))  # [B, G, S, K]
-    scores = (queries @ keys.transpose(-1, -2)).view(batch, heads, steps, -1)
+    scores = (queries @ k.to(dtype).transpose(1, 2).transpose(-1, -2)).view(batch, heads, steps, -1)
     if rule.soft_cap is not None:
         scores = rule.soft_cap * torch.tanh(scores / rule.soft_cap)
-    weight = weights(scores if added is None else scores + added, log_lag, seen, rule, blind=blind)
-    out = weight.view(batch, groups, -1, weight.shape[-1]) @ values  # [B, G, H / G * C, V]
-    return out.view(batch, heads, steps, -1).transpose(1, 2).to(q.dtype)
+    return scores if added is None else scores + added
+
+
+def _decayed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    added: Tensor | None,
+    seen: Tensor | None,
+    rule: Rule,
+) -> Tensor:
+    """f(x) e^{G_t - G_s} with the decay of all keys before the block as two factors, e^{G_t - R} and e^{R - G_s}.
+
+    R is G at the first query, relative to which `rows` [B, H, C] and `columns` [B, H, S] are given. So only the keys of
+    the block itself take an exponential for each pair.
+    """
+    steps, repeats = q.shape[1], q.shape[2] // v.shape[2]
+    before = columns.shape[2] - steps
+    weight = weights(_scores(q, k, added, rule), None, seen, rule, blind=False)
+    values = v.to(weight.dtype).transpose(1, 2)
+    values = values.repeat_interleave(repeats, 1) if repeats > 1 else values
+    hidden = torch.ones(steps, steps, dtype=torch.bool, device=q.device).triu(1)
+    lag = (rows.unsqueeze(-1) - rows.unsqueeze(-2)).masked_fill(hidden, 0)
+    out = (weight[..., before:] * _factor(lag)) @ values[:, :, before:]
+    if before:
+        held = values[:, :, :before] * _factor(-columns[..., :before]).unsqueeze(-1)
+        out = out + (weight[..., :before] @ held) * _factor(rows).unsqueeze(-1)
+    return out.transpose(1, 2).to(q.dtype)
+
+
+def _factor(log_decay: Tensor) -> Tensor:
+    """Its exponential, at least e^-60: below, products become denormal numbers, which processors are slow at."""
+    return log_decay.clamp(min=SMALLEST).exp()
 
 
 def _taken(x: Tensor, kept: list[Span], axis: int) -> Tensor:

@@ -169,6 +169,20 @@ WRITTEN = {
         f"let k = unit({K}) in let g = selective_channels(x) in apply(masked(decayed_dot({Q}, k, g), window(width=8)),"
         f" resolve(masked(decayed_gram(k, beta(x), g), window(width=16)), {V}))"
     ),
+    "sigmoid scores with decay": f"apply(masked(decay(sigmoid(dot({Q}, {K})), forget(x)), visible), {V})",
+    "squares in a window with a sink": (
+        f"apply(rownorm_plus_one(masked(decay(relu2(plus(dot({Q}, {K}), dot({K}, {Q}))), retention),"
+        f" window(width=8))), {V})"
+    ),
+    "sigmoid scores averaged": f"apply(rowmean(masked(sigmoid(temper(dot({Q}, {K}))), visible)), {V})",
+    "resolvent of softmax scores": f"resolve(damp(rownorm(masked(exp(dot({Q}, {K})), visible)), beta(x)), {V})",
+    "resolvent of forgetful softmax in a window": (
+        f"resolve(damp(rownorm(masked(decay(exp(plus(dot({Q}, {K}), temper(dot({K}, {Q})))), forget(x)),"
+        f" window(width=8))), beta(x)), {V})"
+    ),
+    "damped softmax": f"apply(damp(rownorm(masked(exp(dot({Q}, {K})), visible)), beta(x)), {V})",
+    "damped squares": f"apply(damp(rownorm(masked(relu2(dot({Q}, {K})), window(width=8))), beta(x)), {V})",
+    "resolvent of sigmoid scores": (f"resolve(damp(rownorm(masked(sigmoid(dot({Q}, {K})), visible)), beta(x)), {V})"),
     "turned scores in a window": f"apply(masked(lrpe({Q}, {K}), window(width=8)), {V})",
     "turned scores": f"apply(masked(decay(lrpe({Q}, {K}), constant_decay), visible), {V})",
     "softmax of turned scores": f"apply(rownorm(masked(exp(lrpe({Q}, {K})), visible)), {V})",

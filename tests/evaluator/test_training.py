@@ -163,10 +163,12 @@ def test_determinism_is_put_back() -> None:
     with contextlib.suppress(KeyError), deterministic(3, threads=threads + 1):
         assert torch.get_num_threads() == threads + 1
         assert torch.are_deterministic_algorithms_enabled()
+        assert torch.tensor(1e-38) / 10 == 0  # a denormal number
         torch.rand(4)
         raise KeyError
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.tensor(1e-38) / 10 > 0
     assert torch.utils.deterministic.fill_uninitialized_memory == filling
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -40,7 +40,7 @@ FORMS = {
     "forgetting_attention": [Form.SOFTMAX],
     "gated_conv": [Form.TOEPLITZ],
     "gated_deltanet": [Form.LINEAR, Form.LINEAR],
-    "gau": [Form.DENSE],
+    "gau": [Form.SCORES],
     "gin_attention": [Form.SOFTMAX],
     "gla": [Form.LINEAR],
     "gmlp": [Form.DENSE],
@@ -153,6 +153,8 @@ def test_forms_of_the_zoo(name: str) -> None:
         (f"masked(decayed_dot({Q}, {K}, forget_channels(x)), visible)", Form.LINEAR),
         (f"rownorm(masked(dot(relu({Q}), relu({K})), visible))", Form.LINEAR),
         (f"masked(dot({Q}, {K}), window(width=8))", Form.WINDOWED),
+        (f"masked(decay(sigmoid(plus(dot({Q}, {K}), temper(dot({Q}, {K})))), forget(x)), visible)", Form.SCORES),
+        (f"rownorm(masked(relu2(dot({Q}, {K})), window(width=8)))", Form.SCORES),
         (f"masked(decay(decayed_dot({Q}, {K}, forget_channels(x)), retention), window)", Form.WINDOWED),
         (f"rownorm(masked(exp(dot({Q}, {K})), visible))", Form.SOFTMAX),
         (f"rownorm(masked(decay(exp(dot({Q}, {K})), forget(x)), window(width=8)))", Form.SOFTMAX),
@@ -177,7 +179,8 @@ def test_forms_of_the_zoo(name: str) -> None:
         (f"masked(taylor2(decayed_dot({Q}, {K}, forget_channels(x))), visible)", Form.DENSE),
         (f"masked(taylor2(decay(dot({Q}, {K}), retention)), visible)", Form.DENSE),
         (f"masked(times(dot({Q}, {K}), dot({Q}, {K})), visible)", Form.DENSE),
-        (f"masked(sigmoid(dot({Q}, {K})), visible)", Form.DENSE),
+        (f"masked(sigmoid(additive({Q}, {K})), visible)", Form.DENSE),
+        (f"rowmean(masked(sigmoid(dot({Q}, {K})), window(width=8)))", Form.DENSE),
         (f"rownorm_plus_one(masked(exp(dot({Q}, {K})), window(width=8)))", Form.DENSE),  # the sink has no place in it
         (f"rownorm_plus_one(masked(decay(exp(dot({Q}, {K})), forget(x)), visible))", Form.DENSE),  # nor a decay
         (f"rownorm(masked(exp(plus(dot({Q}, {K}), ones)), visible))", Form.DENSE),
@@ -196,6 +199,9 @@ def test_forms_of_the_zoo(name: str) -> None:
         ("dense", Form.DENSE),
         ("strict(taps(x))", Form.DENSE),
         ("damp(taps(x), beta(x))", Form.DENSE),
+        (f"damp(rownorm(masked(exp(dot({Q}, {K})), visible)), beta(x))", Form.SOFTMAX),
+        (f"damp(rownorm(masked(dot(relu({Q}), relu({K})), visible)), beta(x))", Form.DENSE),
+        (f"damp(rownorm_plus_one(masked(exp(dot({Q}, {K})), visible)), beta(x))", Form.DENSE),
     ],
 )
 def test_forms_follow_attributes(kernel: str, form: Form) -> None:
