@@ -113,7 +113,7 @@ def _chunked(x: Tensor, length: int, factor: Tensor | None) -> Tensor:
     if factor is None:
         return view.reshape(steps // length, batch * heads, length, width).contiguous()
     out = factor.new_empty(steps // length, batch, heads, length, width)
-    torch.mul(view, factor.view(*out.shape[:3], length, -1), out=out)
+    _multiply(view, factor.view(*out.shape[:3], length, -1), out)
     return out.flatten(1, 2)
 
 
@@ -125,8 +125,16 @@ def _unchunked(x: Tensor, factor: Tensor | None, batch: int, steps: int, dtype: 
     if factor is None:
         target.copy_(source)
     else:
-        torch.mul(source, factor.view(*source.shape[:4], -1), out=target)
+        _multiply(source, factor.view(*source.shape[:4], -1), target)
     return out.view(batch, chunks * length, pairs // batch, width)[:, :steps].to(dtype)
+
+
+def _multiply(x: Tensor, factor: Tensor, out: Tensor) -> None:
+    """x times a factor into `out`; torch.compile takes the layout of a result for that of what it was written to."""
+    if torch.compiler.is_compiling():
+        out.copy_(x * factor)
+    else:
+        torch.mul(x, factor, out=out)
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:

@@ -24,15 +24,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from archloom.kernels.banded import banded
-from archloom.kernels.short_convolution import short_convolution
+from archloom.kernels.table import last_input
 
 __all__ = ["packed"]
 
 Primitive = Callable[..., Tensor | tuple[Tensor, Tensor]]
 
-WINDOWED: Mapping[Primitive, str] = {short_convolution: "x", banded: "v"}
-"""The primitives whose state is the last of their inputs, and the name of that input."""
 UNPACKED = ("mask", "bias", "history", "initial_state")
 """Tensors that cannot be bound: their axes are those of one sequence, or of the batch that is made here."""
 
@@ -142,9 +139,9 @@ def _run(
     if isinstance(result, Tensor):
         return layout.unpad(result), None
     out, state = result
-    windowed = WINDOWED.get(primitive.func if isinstance(primitive, partial) else primitive)
-    if windowed is not None:
-        state = layout.last(given[windowed], torch.zeros_like(state) if start is None else start)
+    kept = last_input(primitive.func if isinstance(primitive, partial) else primitive)
+    if kept is not None:
+        state = layout.last(given[kept], torch.zeros_like(state) if start is None else start)
     return layout.unpad(out), state
 
 
@@ -194,7 +191,8 @@ def _check_bound(primitive: Primitive, padded: bool) -> None:
     if not isinstance(primitive, partial):
         return
     for name in UNPACKED:
-        if isinstance(primitive.keywords.get(name), Tensor):
+        bound = primitive.keywords.get(name)
+        if isinstance(bound, Tensor) and bound.dim() > 1:  # a bias [C] belongs to channels
             instead = "give it to packed itself" if name == "initial_state" else "packed sequences do not support it"
             raise ValueError(f"{name} is bound to the primitive; {instead}")
     if padded and primitive.keywords.get("causal") is False:

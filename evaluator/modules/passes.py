@@ -25,6 +25,7 @@ from archloom.kernels.attention import attention, attention_resolvent
 from archloom.kernels.linear_attention import linear_attention
 from archloom.kernels.long_convolution import long_convolution
 from archloom.kernels.resolvent import delta_rule, resolvent
+from archloom.kernels.sparse_state import sparse_state
 from archloom.kernels.windowed import windowed_linear_attention, windowed_resolvent
 from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.plans import Form, Plan, Product, fuses, latent_of, plan, remembered
@@ -65,6 +66,8 @@ class Pass(Operator):
                 return self.both_ways(flow)
             case Form.LINEAR if self.inner is not None:
                 return self.delta(flow, self.inner)
+            case Form.LINEAR if self.plan.route is not None and not self.plan.head_decays:
+                return self.in_slots(flow)
             case Form.LINEAR:
                 return self.linear(flow)
             case Form.WINDOWED if flow.pattern == CAUSAL:
@@ -187,6 +190,22 @@ class Pass(Operator):
             ),
         )
         return out if divides else self.divided(flow, out)
+
+    def in_slots(self, flow: Flow) -> Tensor:
+        """Partitions: a state for each slot that tokens are routed to."""
+        q, k = self.joined_features(flow, self.plan)
+        route = self.part(flow, self.plan.route)
+        out = sparse_state(
+            q,
+            spread(k, self.heads),
+            self.columns(spread(self.inputs[1](flow), self.heads)),
+            read=route,
+            write=route,
+            log_decay=self.part(flow, self.plan.channel_decay),
+            initial_state=None if flow.cache is None else flow.cache.get(self),
+            return_state=flow.cache is not None,
+        )
+        return self.divided(flow, self.kept(flow, out))
 
     def resolve(self, flow: Flow) -> Tensor:
         b, k = self.query_and_key(flow, self.plan)

@@ -11,6 +11,9 @@ from archloom.kernels.banded import chunked, reference
 
 __all__ = ["banded"]
 
+LAST_INPUT = "v"
+"""The argument whose last values are the state."""
+
 
 def banded(
     taps: Tensor,

@@ -1,13 +1,12 @@
 """Local linear attention: a ridge regression of values on keys around each query; see README.md."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from archloom.kernels.arguments import accumulator, check_alike, check_shape
-from archloom.kernels.backends import unknown_backend
+from archloom.kernels.backends import Backend, require_triton, unknown_backend
 from archloom.kernels.local_linear import chunked, reference
 from archloom.kernels.visibility import check_visibility
 
@@ -23,7 +22,7 @@ def local_linear(
     scale: float | None = None,
     window: int | None = None,
     mask: Tensor | None = None,
-    backend: Literal["chunked", "reference"] = "chunked",
+    backend: Backend = "chunked",
 ) -> Tensor:
     """o_t = sum_s w_ts (1 - <z_ts, rho_t>) v_s / (omega_t - <mu_t, rho_t>), over the s that t sees.
 
@@ -41,14 +40,15 @@ def local_linear(
         window: keep only 0 <= t - s < window; None keeps all of the past.
         mask: [T, S] of bool, True where t sees s, instead of the causal rule; then T may exceed S. A query that sees
             nothing gives zeros.
-        backend: "chunked", or "reference" for the dense definition. Only the reference is differentiable twice.
+        backend: "chunked"; "triton" for GPU kernels, which take no float64, K up to 64 and V up to 128; or "reference"
+            for the dense definition. Only the reference is differentiable twice.
 
     Returns:
         o [B, T, H, V] in the dtype of q.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit, a ridge that is not positive, a window below 1, a
-            window beside a mask, or an unknown backend.
+            window beside a mask, or a backend that is unknown or cannot run here.
     """
     check_alike({"q": q, "k": k, "v": v}, wide={"ridge": ridge if isinstance(ridge, Tensor) else None})
     check_shape("q", q, "BTHK", (None, None, None, None))
@@ -70,5 +70,10 @@ def local_linear(
             if not bool((ridges > 0).all()):
                 raise ValueError(f"ridge must be > 0 for every head, but its smallest value is {ridges.min().item()}")
             return reference.local_linear(q, k, v, ridges, factor, window, mask)
+        case "triton":
+            require_triton("local_linear", q)
+            from archloom.kernels.local_linear import triton  # an optional package
+
+            return triton.local_linear(q, k, v, ridges, factor, window, mask)
         case _:
-            raise unknown_backend(backend)
+            raise unknown_backend(backend, "chunked", "reference", "triton")

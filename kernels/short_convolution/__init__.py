@@ -11,6 +11,9 @@ from archloom.kernels.short_convolution import chunked, reference
 
 __all__ = ["short_convolution"]
 
+LAST_INPUT = "x"
+"""The argument whose last values are the state."""
+
 
 def short_convolution(
     x: Tensor,

@@ -11,13 +11,13 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import torch
-from kernel_cases import compiled
-from kernel_costs import Size, best_of
+from kernel_costs import best_of
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from archloom.kernels.linear_attention import linear_attention
 from archloom.kernels.resolvent import delta_rule
+from archloom.kernels.table import Size, has_triton
 
 SIZES = ("8x2048x4x64", "4x8192x4x64", "4x2048x4x128")
 COUNTERPARTS = {
@@ -119,7 +119,7 @@ def print_operation(name: str, size: Size, device: str, backends: Sequence[str],
     state = torch.randn(size.batch, size.heads, size.width, size.width, device=device)
     truth = results(partial(ours, backend="reference"), inputs.double())
     folder = "linear_attention" if inputs.beta is None else "resolvent"
-    mine = [each for each in backends if each != "triton" or folder in compiled.PRIMITIVES]
+    mine = [each for each in backends if each != "triton" or has_triton(f"archloom.kernels.{folder}")]
     runs: dict[str, tuple[Run, Run]] = {"fla": functions(name)}
     runs |= {each: (partial(ours, backend=each), partial(ours, backend=each)) for each in mine}
     base: tuple[float, float] | None = None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from archloom.kernels import compiled
+from archloom.kernels import table
 from archloom.kernels.attention import attention
 from archloom.kernels.banded import banded
 from archloom.kernels.feature_toeplitz import feature_toeplitz
@@ -59,7 +59,7 @@ Primitive = Callable[..., Tensor | tuple[Tensor, Tensor]]
 
 def has_triton(primitive: str) -> bool:
     folder = "resolvent" if primitive == "delta_rule" else primitive
-    return folder in compiled.PRIMITIVES
+    return table.has_triton(f"archloom.kernels.{folder}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
