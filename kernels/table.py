@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -154,14 +154,14 @@ def examples(
         yield from import_module(f"{package}.examples").examples(Draw(size, device=device, dtype=dtype))
 
 
-def has_triton(package: str) -> bool:
-    """Whether there is a Triton form."""
-    return find_spec(f"{package}.triton") is not None
+def backends_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The backends that a primitive's signature names."""
+    return get_args(get_type_hints(function).get("backend"))
 
 
-def package_of(example: Example) -> str:
-    """The package whose function an example calls."""
-    return next(each for each in PRIMITIVES if f"{example.function.__module__}.".startswith(f"{each}."))
+def with_triton() -> tuple[str, ...]:
+    """The packages that have Triton kernels."""
+    return tuple(each for each in PRIMITIVES if find_spec(f"{each}.triton") is not None)
 
 
 def last_input(function: Callable[..., Any]) -> str | None:

@@ -61,7 +61,7 @@ class Settings:
         """Those wanted that it has."""
         if example.name == FUSED:
             return ["torch"]
-        return [each for each in self.backends if each != "triton" or table.has_triton(table.package_of(example))]
+        return [each for each in self.backends if each in table.backends_of(example.function)]
 
 
 def fused(draw: Draw) -> Example:

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from archloom.kernels.linear_attention import linear_attention
 from archloom.kernels.resolvent import delta_rule
-from archloom.kernels.table import Size, has_triton
+from archloom.kernels.table import Size
 
 SIZES = ("8x2048x4x64", "4x8192x4x64", "4x2048x4x128")
 COUNTERPARTS = {
@@ -118,10 +118,8 @@ def print_operation(name: str, size: Size, device: str, backends: Sequence[str],
     once = drawn(name, Size(batch=size.batch, steps=1, heads=size.heads, width=size.width), device)
     state = torch.randn(size.batch, size.heads, size.width, size.width, device=device)
     truth = results(partial(ours, backend="reference"), inputs.double())
-    folder = "linear_attention" if inputs.beta is None else "resolvent"
-    mine = [each for each in backends if each != "triton" or has_triton(f"archloom.kernels.{folder}")]
     runs: dict[str, tuple[Run, Run]] = {"fla": functions(name)}
-    runs |= {each: (partial(ours, backend=each), partial(ours, backend=each)) for each in mine}
+    runs |= {each: (partial(ours, backend=each), partial(ours, backend=each)) for each in backends}
     base: tuple[float, float] | None = None
     for by, (whole, single) in runs.items():
         best = 1e3 * best_of(lambda whole=whole: results(whole, inputs), device, seconds)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from archloom.kernels import table
-from archloom.kernels.attention import attention
+from archloom.kernels.attention import attention, attention_resolvent
 from archloom.kernels.banded import banded
 from archloom.kernels.feature_toeplitz import feature_toeplitz
 from archloom.kernels.linear_attention import linear_attention
@@ -25,6 +24,8 @@ from archloom.kernels.long_convolution import long_convolution
 from archloom.kernels.resolvent import delta_rule, resolvent
 from archloom.kernels.selective_scan import selective_scan
 from archloom.kernels.short_convolution import short_convolution
+from archloom.kernels.sparse_state import sparse_state
+from archloom.kernels.windowed import windowed_linear_attention, windowed_resolvent
 
 LENGTHS = (64, 1024, 8192, 65536)
 HEADS, WIDTH = 2, 8
@@ -47,19 +48,18 @@ BOUNDS = {
     "local_linear": (1e-3, 1e-3),
     "banded": (1e-6, 1e-6),
     "short_convolution": (1e-6, 1e-6),
+    "attention_resolvent": (2e-6, 2e-6),
+    "windowed_linear_attention": (6e-5, 1.5e-4),
+    "windowed_resolvent": (6e-5, 1.5e-4),
+    "sparse_state": (6e-5, 1.5e-4),
 }
 """For float32, of `Error.rms` and `Error.largest`, at any length and decay of the grid: about three times the most that
 was measured on a CPU."""
 PRIMITIVES = tuple(name for name in BOUNDS if "," not in name)
-BFLOAT16_BOUNDS = {"attention": (4e-2, 8e-2)}
+BFLOAT16_BOUNDS = {"attention": (4e-2, 8e-2), "attention_resolvent": (1.2e-2, 2.4e-2)}
 USUAL_BFLOAT16_BOUND = (3e-3, 8e-3)
 
 Primitive = Callable[..., Tensor | tuple[Tensor, Tensor]]
-
-
-def has_triton(primitive: str) -> bool:
-    folder = "resolvent" if primitive == "delta_rule" else primitive
-    return table.has_triton(f"archloom.kernels.{folder}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def cases(steps: int, *primitives: str) -> Iterator[Case]:
     """Every decay and granularity of the named primitives, or of all, at a length."""
     q, k, v = (torch.randn(1, steps, HEADS, WIDTH, dtype=torch.float64) for _ in range(3))
     q, k = q * WIDTH**-0.5, k * WIDTH**-0.5
-    for family in (_linear, _resolved, _scanned, _attended, _convolved, _local):
+    for family in (_linear, _resolved, _scanned, _attended, _convolved, _local, _windowed, _in_slots):
         yield from (each for each in family(q, k, v) if not primitives or each.primitive in primitives)
 
 
@@ -138,6 +138,10 @@ def _attended(q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
             yield Case(primitive="attention", variant=variant, call=attention, inputs={**given, **decay})
     given["log_decay"] = decay_of("mixed", (1, steps, HEADS))
     yield Case(primitive="attention", variant="mixed, window 100", call=partial(attention, window=100), inputs=given)
+    for variant, window in (("none", None), ("window 100", 100)):
+        damped = {"q": 4 * q, "k": 4 * k, "x": v, "gate": torch.rand(1, steps, HEADS, dtype=torch.float64)}
+        call = partial(attention_resolvent, window=window)
+        yield Case(primitive="attention_resolvent", variant=variant, call=call, inputs=damped)
 
 
 def _convolved(_: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
@@ -165,6 +169,27 @@ def _local(q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
     given = {"x": v.flatten(2), "taps": torch.randn(HEADS * WIDTH, 4, dtype=torch.float64)}
     call = partial(short_convolution, return_state=True)
     yield Case(primitive="short_convolution", variant="W 4", call=call, inputs=given)
+
+
+def _windowed(q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
+    keys, beta = normalize(k, dim=-1), torch.rand(*v.shape[:3], 1, dtype=torch.float64)
+    for variant, decay in decays(v.shape[1]):
+        given = {"q": q, "k": k, "v": v, **decay}
+        call = partial(windowed_linear_attention, window=100)
+        yield Case(primitive="windowed_linear_attention", variant=variant, call=call, inputs=given)
+        given = {"b": beta * keys, "k": keys, "x": beta * v, **decay}
+        call = partial(windowed_resolvent, window=100)
+        yield Case(primitive="windowed_resolvent", variant=variant, call=call, inputs=given)
+
+
+def _in_slots(q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
+    drawn = torch.rand(*v.shape[:2], 4, dtype=torch.float64)
+    route = drawn * (drawn >= drawn.topk(2, -1).values[..., -1:])
+    for variant, decay in decays(v.shape[1]):
+        if "channel" not in variant:
+            given = {"q": q, "k": k, "v": v, "read": route, "write": route, **decay}
+            call = partial(sparse_state, return_state=True)
+            yield Case(primitive="sparse_state", variant=variant, call=call, inputs=given)
 
 
 def decays(steps: int) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from archloom.kernels import table
+from archloom.kernels.linear_attention import linear_attention
 from archloom.kernels.packed import packed
 from archloom.kernels.replicated import replicated
-from archloom.kernels.table import Example, Size, examples, has_triton, last_input, package_of
+from archloom.kernels.table import Example, Size, backends_of, examples, last_input, with_triton
+from archloom.kernels.windowed import windowed_resolvent
 
 SMALL = Size(batch=2, steps=21, heads=2, width=4)
 LONG = Size(batch=1, steps=150, heads=2, width=4)  # several chunks, the last one cut
@@ -188,11 +190,15 @@ def test_compiled_gives_the_same(name: str) -> None:
 
 FOLDER = {
     "__init__.py": """
+        from typing import Literal
+
         from new_primitive import chunked, reference
 
         LAST_INPUT = None
 
-        def fading_sum(x, *, rate, initial_state=None, return_state=False, backend="chunked"):
+        def fading_sum(
+            x, *, rate, initial_state=None, return_state=False, backend: Literal["chunked", "reference"] = "chunked"
+        ):
             form = {"chunked": chunked, "reference": reference}[backend]
             start = x.new_zeros(len(x), *x.shape[2:]) if initial_state is None else initial_state
             out = form.fading_sum(x, rate, start)
@@ -254,9 +260,13 @@ def test_a_folder_and_a_row_are_all_that_a_new_primitive_takes(fading_sum: str) 
     hands_over_its_state(fading_sum, 13)
     packs(fading_sum)
     replicates(fading_sum)
-    given = example(fading_sum)
-    assert package_of(given) == "new_primitive"
-    assert not has_triton("new_primitive")
+    assert "new_primitive" not in with_triton()
+
+
+def test_backends_are_those_of_the_signature() -> None:
+    assert backends_of(linear_attention) == ("chunked", "reference", "triton")
+    assert backends_of(windowed_resolvent) == ("chunked", "reference")
+    assert "archloom.kernels.linear_attention" in with_triton()
 
 
 def test_benchmarks_time_a_new_primitive(

@@ -4,20 +4,35 @@ The grid, what an error is relative to, and the bounds are those of `tests/bench
 `tests/benchmarks/bench_numerics.py` prints whole.
 """
 
+from functools import partial
+
 import pytest
 import torch
-from tests.benchmarks.kernel_numerics import PRIMITIVES, Case, cases, errors, has_triton
+from tests.benchmarks.kernel_numerics import PRIMITIVES, Case, cases, errors
+
+from archloom.kernels.table import backends_of
 
 TYPES = (torch.float32, torch.bfloat16)
 EXACT = 1e-9
 """Two forms of one sum in float64: a few thousand roundings of 1e-16, and exponents of a hundred and more."""
-DENSE = ("attention", "long_convolution", "feature_toeplitz", "local_linear")
+DENSE = (
+    *("attention", "attention_resolvent", "long_convolution", "feature_toeplitz", "local_linear"),
+    *("windowed_linear_attention", "windowed_resolvent"),
+)
 """Primitives whose reference would take tens of gigabytes at 8192 steps."""
-QUADRATIC = ("attention", "local_linear")
+QUADRATIC = ("attention", "attention_resolvent", "local_linear")
 """Those that would take minutes at 65536 steps without a window."""
 HARD = (
     *("none", "weak", "weak head", "strong", "strong head", "mixed", "mixed head", "mixed channel"),
-    *("beta 1.99, parallel", "mixed, window 100", "ridge 0.1, window None", "ridge 0.1, window 100", "W 4", "W 32"),
+    *(
+        "beta 1.99, parallel",
+        "mixed, window 100",
+        "window 100",
+        "ridge 0.1, window None",
+        "ridge 0.1, window 100",
+        "W 4",
+        "W 32",
+    ),
 )
 """What the long and the costly rounds take of the grid."""
 
@@ -85,6 +100,7 @@ def test_errors_do_not_grow_with_length(primitive: str, steps: int) -> None:
 @pytest.mark.parametrize("steps", [64, 1024])
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_errors_are_bounded_on_a_gpu(primitive: str, steps: int, dtype: torch.dtype) -> None:
-    backends = ("chunked", "triton") if has_triton(primitive) else ("chunked",)
     for case in cases(steps, primitive):
+        function = case.call.func if isinstance(case.call, partial) else case.call
+        backends = tuple(each for each in ("chunked", "triton") if each in backends_of(function))
         hold(case, dtype, backends=backends, device="cuda")
