@@ -1,6 +1,6 @@
 """Every Triton kernel compiled ahead of time for a GPU that need not be there: `python -m archloom.kernels.compiled`.
 
-Each `triton.py` of a primitive lists its kernels in SPECIALISATIONS, with types and constants as its launches use them.
+The `triton.py` of each primitive lists its kernels in SPECIALISATIONS, in types and constants as its launches use them.
 Compiling proves that Triton accepts a kernel for that GPU and that its registers and shared memory suffice, not that
 its results are right.
 """
@@ -15,8 +15,7 @@ from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
-PRIMITIVES: tuple[str, ...] = ("attention", "linear_attention", "resolvent")
-"""The primitives with a Triton form."""
+from archloom.kernels.table import with_triton
 
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
 """Bytes of shared memory that a block may use, by compute capability."""
@@ -33,8 +32,8 @@ class Specialisation:
     stages: int = 2
 
 
-def specialisations(primitive: str) -> tuple[Specialisation, ...]:
-    found: tuple[Specialisation, ...] = import_module(f"archloom.kernels.{primitive}.triton").SPECIALISATIONS
+def specialisations(package: str) -> tuple[Specialisation, ...]:
+    found: tuple[Specialisation, ...] = import_module(f"{package}.triton").SPECIALISATIONS
     return found
 
 
@@ -62,9 +61,12 @@ def compile_for(each: Specialisation, capability: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("primitives", nargs="*", help="all of them if none is named")
+    known = [each.rpartition(".")[2] for each in with_triton()]
+    parser.add_argument("primitives", nargs="*", help=f"of {', '.join(known)}; all of them if none is named")
     parser.add_argument("--capability", type=int, default=90, help="compute capability, 90 for Hopper")
     arguments = parser.parse_args()
+    if unknown := set(arguments.primitives) - set(known):
+        parser.error(f"no Triton kernels of {', '.join(sorted(unknown))}; known are {', '.join(known)}")
     if find_spec("triton") is None:
         print('Triton is not installed; pip install "archloom[gpu]"', file=sys.stderr)
         return 7
@@ -72,8 +74,10 @@ def main() -> int:
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     most = SHARED_MEMORY.get(arguments.capability, max(SHARED_MEMORY.values()))
     failed = 0
-    for primitive in arguments.primitives or PRIMITIVES:
-        for each in specialisations(primitive):
+    for package in with_triton():
+        primitive = package.rpartition(".")[2]
+        wanted = not arguments.primitives or primitive in arguments.primitives
+        for each in specialisations(package) if wanted else ():
             start = perf_counter()
             shown = " ".join(f"{name}={value}" for name, value in each.constants.items())
             shared = compile_for(each, arguments.capability)

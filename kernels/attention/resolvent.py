@@ -106,8 +106,11 @@ def _by_rows(
     weights = reference.attention(q.to(dtype), k.to(dtype), one_hot, log_decay, None, None, None, rule)  # [B, T, H, S]
     known = list(earlier.to(dtype).unbind(1))
     for row, damp, now in zip(weights.unbind(1), gate.to(dtype).unbind(1), x.to(dtype).unbind(1), strict=True):
-        before = [row[..., s, None] * z for s, z in enumerate(known)]
-        known.append(now - damp.unsqueeze(-1) * torch.stack(before).sum(0) if before else now)
+        first = 0 if window is None else max(0, len(known) - window + 1)
+        seen = (
+            torch.einsum("bhs,bshv->bhv", row[..., first : len(known)], torch.stack(known[first:], 1)) if known else 0
+        )
+        known.append(now - damp.unsqueeze(-1) * seen)
     return torch.stack(known[k.shape[1] - q.shape[1] :], 1)
 
 

@@ -1,11 +1,9 @@
 """Selective scan: a linear recurrence whose decay differs by step, channel and value; see README.md."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from archloom.kernels.arguments import accumulator, check_alike, check_shape
-from archloom.kernels.backends import unknown_backend
+from archloom.kernels.backends import Backend, require_triton, unknown_backend
 from archloom.kernels.selective_scan import chunked, reference
 
 __all__ = ["selective_scan"]
@@ -20,7 +18,7 @@ def selective_scan(
     rate: Tensor,
     initial_state: Tensor | None = None,
     return_state: bool = False,
-    backend: Literal["chunked", "reference"] = "chunked",
+    backend: Backend = "chunked",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """o_t[j] = sum_i q_t[i] h_t[i,j] with h_t[i,j] = exp(step_t[j] rate[i,j]) h_{t-1}[i,j] + k_t[i] step_t[j] v_t[j].
 
@@ -34,13 +32,14 @@ def selective_scan(
             since reading them would make a GPU wait).
         initial_state: [B, H, K, V]; None for zeros.
         return_state: also return the state after the last step, float32 (float64 for float64 inputs).
-        backend: "chunked", or "reference" for the literal recurrence. Only the reference is differentiable twice.
+        backend: "chunked"; "triton" for GPU kernels, which take no float64; or "reference" for the literal recurrence.
+            Only the reference is differentiable twice.
 
     Returns:
         o [B, T, H, V] in the dtype of q; with `return_state` the pair (o, state).
 
     Raises:
-        ValueError: for shapes, dtypes or devices that do not fit, or an unknown backend.
+        ValueError: for shapes, dtypes or devices that do not fit, or a backend that is unknown or cannot run here.
     """
     check_alike({"q": q, "k": k, "v": v}, wide={"step": step, "rate": rate, "initial_state": initial_state})
     check_shape("q", q, "BTHK", (None, None, None, None))
@@ -51,20 +50,35 @@ def selective_scan(
     check_shape("step", step, "BTHV", tuple(v.shape))
     check_shape("rate", rate, "HKV", size[1:])
     dtype = accumulator(q.dtype)
-    if initial_state is None:
-        initial_state = q.new_zeros(size, dtype=dtype)
-    check_shape("initial_state", initial_state, "BHKV", size)
-    wide = [x.to(dtype) for x in (q, k, v, step, rate, initial_state)]
+    if initial_state is not None:
+        check_shape("initial_state", initial_state, "BHKV", size)
+        initial_state = initial_state.to(dtype)
+    state: Tensor | None
     match backend:
         case "chunked":
-            out, state = chunked.selective_scan(*wide)
+            out, state = chunked.selective_scan(*_widened(q, k, v, step, rate, initial_state))
         case "reference":
             _check_signs(step, rate)
-            out, state = reference.selective_scan(*wide)
+            out, state = reference.selective_scan(*_widened(q, k, v, step, rate, initial_state))
+        case "triton":
+            require_triton("selective_scan", q)
+            from archloom.kernels.selective_scan import triton  # an optional package
+
+            out, state = triton.selective_scan(q, k, v, step, rate, initial_state, return_state)
         case _:
-            raise unknown_backend(backend)
+            raise unknown_backend(backend, "chunked", "reference", "triton")
     out = out.to(q.dtype)
-    return (out, state) if return_state else out
+    return (out, state) if return_state and state is not None else out
+
+
+def _widened(
+    q: Tensor, k: Tensor, v: Tensor, step: Tensor, rate: Tensor, initial_state: Tensor | None
+) -> tuple[Tensor, ...]:
+    """All of them in the accumulator's type, with zeros where no state is given."""
+    dtype = accumulator(q.dtype)
+    if initial_state is None:
+        initial_state = q.new_zeros(q.shape[0], *rate.shape, dtype=dtype)
+    return *(x.to(dtype) for x in (q, k, v, step, rate)), initial_state
 
 
 def _check_signs(step: Tensor, rate: Tensor) -> None:

@@ -32,6 +32,7 @@ def resolve(b: Tensor, k: Tensor, x: Tensor, log_decay: Tensor | None, earlier: 
     weights = scores(b, k, log_decay, window)
     known, new = list(earlier.to(weights.dtype).unbind(1)), x.to(weights.dtype).unbind(1)
     for row, now in zip(weights.unbind(2), new, strict=True):
-        before = [row[..., s, None] * z for s, z in enumerate(known)]
+        first = max(0, len(known) - window + 1)
+        before = [row[..., s, None] * z for s, z in enumerate(known[first:], first)]
         known.append(now - torch.stack(before).sum(0) if before else now)
     return torch.stack(known[len(known) - len(new) :], 1)

@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from archloom.kernels import backends, compiled
+from archloom.kernels import backends
 from archloom.kernels.backends import require_triton, unknown_backend
+from archloom.kernels.table import with_triton
 
 
 def test_an_unknown_backend_is_told_the_known_ones() -> None:
@@ -32,7 +33,7 @@ def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.long  # continuous integration runs the command itself
-@pytest.mark.parametrize("primitive", compiled.PRIMITIVES)
+@pytest.mark.parametrize("primitive", [package.rpartition(".")[2] for package in with_triton()])
 def test_every_kernel_compiles_for_hopper(primitive: str) -> None:
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "archloom.kernels.compiled", primitive, "--capability", "90"]
