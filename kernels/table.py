@@ -25,6 +25,7 @@ from archloom.kernels.arguments import accumulator
 PRIMITIVES: tuple[str, ...] = (
     "archloom.kernels.attention",
     "archloom.kernels.banded",
+    "archloom.kernels.dense_mixing",
     "archloom.kernels.feature_toeplitz",
     "archloom.kernels.linear_attention",
     "archloom.kernels.local_linear",

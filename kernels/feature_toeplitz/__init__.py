@@ -1,12 +1,10 @@
 """Kernelised attention with a Toeplitz weight for every distance; see README.md."""
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn.functional import pad
 
 from archloom.kernels.arguments import check_alike, check_shape
-from archloom.kernels.backends import unknown_backend
+from archloom.kernels.backends import Backend, require_triton, unknown_backend
 from archloom.kernels.feature_toeplitz import chunked, reference
 from archloom.kernels.normaliser import normalised
 
@@ -20,7 +18,7 @@ def feature_toeplitz(
     *,
     taps: Tensor,
     normalise: bool = False,
-    backend: Literal["chunked", "reference"] = "chunked",
+    backend: Backend = "chunked",
 ) -> Tensor:
     """o_t = sum over s <= t of c_{t-s} <q_t, k_s> v_s, the T queries being the last of S positions.
 
@@ -34,13 +32,14 @@ def feature_toeplitz(
         taps: [H, L], c; taps[:, 0] is the weight of the step itself, distances from L on weigh nothing. May be float32
             beside bfloat16 inputs.
         normalise: divide by the same sum with 1 for v, whose magnitude is kept at or above 1e-6.
-        backend: "chunked", or "reference" for the dense definition.
+        backend: "chunked"; "triton" for GPU kernels, which take K and V up to 256 and no float64; or "reference" for
+            the dense definition.
 
     Returns:
         o [B, T, H, V] in the dtype of q.
 
     Raises:
-        ValueError: for shapes, dtypes or devices that do not fit, or an unknown backend.
+        ValueError: for shapes, dtypes or devices that do not fit, or a backend that is unknown or cannot run here.
     """
     check_alike({"q": q, "k": k, "v": v}, wide={"taps": taps})
     check_shape("q", q, "BTHK", (None, None, None, None))
@@ -58,6 +57,11 @@ def feature_toeplitz(
             out = chunked.feature_toeplitz(q, k, value, weights)
         case "reference":
             out = reference.feature_toeplitz(q, k, value, weights)
+        case "triton":
+            require_triton("feature_toeplitz", q)
+            from archloom.kernels.feature_toeplitz import triton  # an optional package
+
+            out = triton.feature_toeplitz(q, k, v, taps, normalise)
         case _:
-            raise unknown_backend(backend)
+            raise unknown_backend(backend, "chunked", "reference", "triton")
     return (normalised(out) if normalise else out).to(q.dtype)

@@ -1,11 +1,9 @@
 """Causal convolution of every channel with a filter as long as the sequence; see README.md."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from archloom.kernels.arguments import check_alike, check_shape
-from archloom.kernels.backends import unknown_backend
+from archloom.kernels.backends import Backend, require_triton, unknown_backend
 from archloom.kernels.long_convolution import chunked, reference
 
 __all__ = ["long_convolution"]
@@ -16,7 +14,7 @@ def long_convolution(
     filter: Tensor,
     *,
     history: Tensor | None = None,
-    backend: Literal["chunked", "reference"] = "chunked",
+    backend: Backend = "chunked",
 ) -> Tensor:
     """y_t = sum over j of filter_j x_{t-j}, 0 <= j < L, over the inputs in history and x.
 
@@ -26,13 +24,14 @@ def long_convolution(
         x: [B, T, C].
         filter: [C, L]; filter[:, 0] multiplies the current step. Taps that reach before the first input are unused.
         history: [B, P, C], the inputs before x, any P; None for a start from nothing.
-        backend: "chunked" (FFT, or an inner product for a single step), or "reference" for the literal sum over lags.
+        backend: "chunked" (FFT, or an inner product for a single step); "triton" for GPU kernels (Toeplitz tiles, T S
+            operations), which take no float64; or "reference" for the literal sum over lags.
 
     Returns:
         y [B, T, C], the T new outputs only, in the dtype of x.
 
     Raises:
-        ValueError: for shapes, dtypes or devices that do not fit, or an unknown backend.
+        ValueError: for shapes, dtypes or devices that do not fit, or a backend that is unknown or cannot run here.
     """
     check_alike({"x": x, "filter": filter, "history": history})
     check_shape("x", x, "BTC", (None, None, None))
@@ -45,5 +44,10 @@ def long_convolution(
             return chunked.long_convolution(x, filter, history)
         case "reference":
             return reference.long_convolution(x, filter, history)
+        case "triton":
+            require_triton("long_convolution", x)
+            from archloom.kernels.long_convolution import triton  # an optional package
+
+            return triton.long_convolution(x, filter, history)
         case _:
-            raise unknown_backend(backend)
+            raise unknown_backend(backend, "chunked", "reference", "triton")
