@@ -33,6 +33,8 @@ def resolve(b: Tensor, k: Tensor, x: Tensor, log_decay: Tensor | None, earlier: 
     known, new = list(earlier.to(weights.dtype).unbind(1)), x.to(weights.dtype).unbind(1)
     for row, now in zip(weights.unbind(2), new, strict=True):
         first = max(0, len(known) - window + 1)
-        before = [row[..., s, None] * z for s, z in enumerate(known[first:], first)]
-        known.append(now - torch.stack(before).sum(0) if before else now)
+        before = known[first:]
+        if before:
+            now = now - torch.einsum("bhs,bshv->bhv", row[..., first : len(known)], torch.stack(before, 1))
+        known.append(now)
     return torch.stack(known[len(known) - len(new) :], 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from archloom.search_space import zoo
+from archloom.search_space import reachability, zoo
 from archloom.search_space.grammar import UNLIMITED, shared_grammar
 from archloom.search_space.identity import canonical, term_id
 from archloom.search_space.reachability import path
@@ -29,7 +29,8 @@ def test_paths_lead_from_start_to_goal_over_valid_terms(start: str, goal: str, m
         assert in_budget(each, SAMPLER)
 
 
-def test_a_term_is_no_step_from_itself_and_what_is_never_drawn_is_not_reached() -> None:
+def test_a_term_is_no_step_from_itself_and_what_is_never_drawn_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachability, "MAX_SEEN", 2_000)
     assert path(zoo.load("mha"), fresh(zoo.load("mha")), sampler=SAMPLER) == [zoo.load("mha")]
     small = parse("repeat(block(mix(apply(dense, value(x))), none), times=2)")
     assert path(small, zoo.load("no_mixer"), sampler=SAMPLER) is None
