@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from archloom.db.records import Failure, FailureKind, Series, Training
 from archloom.evaluator.tasks.interface import IGNORED, Batch, Tally, TaskRunner
+from archloom.kernels.backends import preferred
 
 BETAS = (0.9, 0.95)
 DECAYED = 0.25
@@ -153,6 +154,7 @@ def environment(*, device: str = "cpu") -> dict[str, str]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "kernels": preferred(),
         "machine": platform.machine(),
         "host": platform.node(),
         "python": platform.python_version(),

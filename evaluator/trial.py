@@ -8,19 +8,26 @@ hands trials to workers never loads it.
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from archloom.db.records import GATES, Failure, FailureKind, Measurement, Training, TrialSpec
 from archloom.errors import EnvironmentProblem
+
+Kernels = Literal["chunked", "triton"]
+"""Backends that trials run on."""
 
 Work = Callable[[TrialSpec], Measurement]
 """What a worker does with a trial. It travels to workers by pickle: a function of an importable module, or a
 `functools.partial` of one."""
 
 
-def measure(spec: TrialSpec, *, device: str = "cpu") -> Measurement:
-    """Run the gates, or build and train the candidate on `device` ("cpu" or "cuda"); raises whatever goes wrong."""
+def measure(spec: TrialSpec, *, device: str = "cpu", kernels: Kernels = "chunked") -> Measurement:
+    """Run the gates, or build and train the candidate on `device` ("cpu" or "cuda"); raises whatever goes wrong.
+
+    `kernels` is the backend that primitives are run on where they have it.
+    """
     if spec.key.task != GATES:
-        return _train(spec, device=device)
+        return _train(spec, device=device, kernels=kernels)
     from archloom.evaluator.gates import run_gates
 
     return run_gates(spec)
@@ -68,19 +75,20 @@ def warm_up() -> None:
         train(model, make_runner(task), training=Training(), steps=1, seed=0)
 
 
-def _train(spec: TrialSpec, *, device: str) -> Measurement:
+def _train(spec: TrialSpec, *, device: str, kernels: Kernels) -> Measurement:
     import torch
 
     from archloom.evaluator.model import build_model
     from archloom.evaluator.tasks import make_runner
     from archloom.evaluator.training import deterministic, environment, train
+    from archloom.kernels.backends import preferring
 
     started = time.monotonic()
     if device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("a trial was to run on a GPU and torch sees none here; set the GPUs per worker to 0")
     task = spec.protocol.task(spec.key.task)
     runner = make_runner(task)
-    with deterministic(spec.key.seed, threads=spec.protocol.threads):
+    with deterministic(spec.key.seed, threads=spec.protocol.threads), preferring(kernels):
         model = build_model(spec.term, protocol=spec.protocol, task=task, seed=spec.key.seed).to(device)
         result = train(
             model,

@@ -4,16 +4,37 @@
     chunked     plain PyTorch on chunks, on any device
     triton      kernels of our own: a CUDA device, or Triton's interpreter on the CPU where TRITON_INTERPRET=1 is set
 
-The caller names one; none stands in for another.
+The caller names one; none stands in for another. What is preferred where nobody names one is said around a block of
+code, `with preferring("triton"):`.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Literal
 
 from torch import Tensor
 
 Backend = Literal["chunked", "reference", "triton"]
+
+_preferred: ContextVar[Backend] = ContextVar("preferred backend", default="chunked")
+
+
+@contextmanager
+def preferring(backend: Backend) -> Iterator[None]:
+    """Prefer a backend in a block of code; primitives that do not have it are served by "chunked"."""
+    before = _preferred.set(backend)
+    try:
+        yield
+    finally:
+        _preferred.reset(before)
+
+
+def preferred() -> Backend:
+    """The backend that is preferred here."""
+    return _preferred.get()
 
 
 def interprets() -> bool:

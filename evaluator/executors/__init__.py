@@ -6,7 +6,7 @@ from typing import Literal, assert_never
 
 from archloom.errors import ConfigError
 from archloom.evaluator.executors.interface import Completion, Executor
-from archloom.evaluator.trial import Work, measure
+from archloom.evaluator.trial import Kernels, Work, measure
 
 __all__ = ["Completion", "Executor", "ExecutorKind", "make_executor"]
 
@@ -19,13 +19,15 @@ def make_executor(
     workers: int = 0,
     ray_address: str | None = None,
     gpus_per_worker: float = 0.0,
+    kernels: Kernels = "chunked",
     work: Work | None = None,
 ) -> Executor:
     """An executor of `workers` workers; 0 is one for every CPU of the machine, or of the cluster at `ray_address`.
 
     Workers train on the CPU unless `gpus_per_worker`, which may be a fraction, is more than 0; only Ray counts GPUs out
-    to workers, processes share the first. `work` is what is done with a trial, by default `trial.measure`. Raises
-    `ConfigError` for arguments that do not go together, `EnvironmentProblem` if Ray cannot be started or reached.
+    to workers, processes share the first. `kernels` is the backend that trials prefer, "triton" on GPUs only. `work` is
+    what is done with a trial, by default `trial.measure`. Raises `ConfigError` for arguments that do not go together,
+    `EnvironmentProblem` if Ray cannot be started or reached.
     """
     if workers < 0 or gpus_per_worker < 0:
         raise ConfigError(f"workers ({workers}) and GPUs per worker ({gpus_per_worker}) cannot be less than 0")
@@ -33,7 +35,9 @@ def make_executor(
         raise ConfigError(
             f"a Ray address ({ray_address}) needs the executor 'ray', not {kind!r}; remove one of the two"
         )
-    work = work or partial(measure, device="cuda" if gpus_per_worker else "cpu")
+    if kernels == "triton" and not gpus_per_worker:
+        raise ConfigError('Triton kernels need a GPU for each worker; set gpus_per_worker, or kernels to "chunked"')
+    work = work or partial(measure, device="cuda" if gpus_per_worker else "cpu", kernels=kernels)
     match kind:
         case "inline":
             from archloom.evaluator.executors.inline import InlineExecutor

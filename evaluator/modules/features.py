@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archloom.evaluator.modules.base import Flow, Operator
-from archloom.kernels.short_convolution import short_convolution
+from archloom.evaluator.modules.served import short_convolution
 
 ROTARY_BASE = 10_000.0
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from archloom.evaluator.modules.base import Flow, Operator, spread
-from archloom.kernels.selective_scan import selective_scan
+from archloom.evaluator.modules.served import selective_scan
 
 
 class Recurrence(Operator):

@@ -9,7 +9,7 @@ runs both ways, and a resolvent is the mean of its two directions.
 
 import math
 from dataclasses import replace
-from typing import Literal
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,17 @@ from archloom.evaluator.modules.filters import Filter
 from archloom.evaluator.modules.kernels import SMALLEST_ROW_SUM
 from archloom.evaluator.modules.recurrences import STRONGEST_DECAY, Lrpe, over_slots, slot_decay
 from archloom.evaluator.modules.scores import Quad, Temper, quad_features, taylor_features, visible_count, widen
-from archloom.kernels.attention import attention, attention_resolvent
-from archloom.kernels.linear_attention import linear_attention
-from archloom.kernels.long_convolution import long_convolution
-from archloom.kernels.resolvent import delta_rule, resolvent
-from archloom.kernels.sparse_state import sparse_state
-from archloom.kernels.windowed import windowed_linear_attention, windowed_resolvent
+from archloom.evaluator.modules.served import (
+    attention,
+    attention_resolvent,
+    delta_rule,
+    linear_attention,
+    long_convolution,
+    resolvent,
+    sparse_state,
+    windowed_linear_attention,
+    windowed_resolvent,
+)
 from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.plans import Form, Plan, Product, fuses, latent_of, plan, remembered
 from archloom.search_space.terms import Term
@@ -383,10 +388,10 @@ class Pass(Operator):
         value = spread(self.inputs[1](flow), self.heads).flatten(2)
         whole = flow.history(self.values, value)
         taps = filter_module.taps(whole.shape[1])
-        backend: Literal["chunked", "reference"] = "reference" if flow.dense else "chunked"
-        mixed = long_convolution(value, taps, history=whole[:, : flow.past] if flow.past else None, backend=backend)
+        convolved = partial(long_convolution, backend="reference") if flow.dense else long_convolution
+        mixed = convolved(value, taps, history=whole[:, : flow.past] if flow.past else None)
         if not flow.pattern.causal:
-            back = long_convolution(value.flip(1), taps, backend=backend).flip(1)
+            back = convolved(value.flip(1), taps).flip(1)
             mixed = mixed + back - taps[:, 0] * value
         return mixed.view(*mixed.shape[:2], self.heads, -1)
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from archloom.evaluator.modules.base import Flow, Operator, spread
 from archloom.evaluator.modules.masks import shown
 from archloom.evaluator.modules.scores import lags
-from archloom.kernels.linear_attention import linear_attention
+from archloom.evaluator.modules.served import linear_attention
 
 
 class LocalLinear(Operator):

@@ -88,6 +88,7 @@ def run(
             workers=config.executor.workers,
             ray_address=config.ray.address or None,
             gpus_per_worker=config.ray.gpus_per_worker,
+            kernels=config.executor.kernels,
         ) as executor:
             planner = Planner(config, protocol=protocol, arms=make_arms(config, store), store=store)
             planner.add_baselines(names)

@@ -248,6 +248,8 @@ class Executor(Section):
     """Zero: one for every core."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     """Longest time of one evaluation."""
+    kernels: Literal["chunked", "triton"] = "chunked"
+    """Plain PyTorch on any device, or kernels of our own, which need GPUs."""
 
 
 class Ray(Section):

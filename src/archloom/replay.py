@@ -19,7 +19,7 @@ TOLERANCE = 0.02
 TIMING = frozenset({"train_seconds", "steps_per_second"})
 """Metrics that measure the machine and not the candidate."""
 
-DETERMINES = ("torch", "cpu_capability", "threads", "device")
+DETERMINES = ("torch", "cpu_capability", "threads", "device", "kernels")
 """Entries of the environment on which bits depend."""
 
 

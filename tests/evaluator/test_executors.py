@@ -293,6 +293,7 @@ def test_trials_wait_for_readiness_and_keep_their_order() -> None:
         ("process", {"ray_address": "auto"}, "needs the executor 'ray'"),
         ("process", {"workers": -1}, "cannot be less than 0"),
         ("inline", {"gpus_per_worker": -0.5}, "cannot be less than 0"),
+        ("ray", {"kernels": "triton"}, "Triton kernels need a GPU for each worker; set gpus_per_worker"),
     ],
 )
 def test_arguments_that_do_not_go_together(kind: ExecutorKind, arguments: dict[str, object], words: str) -> None:

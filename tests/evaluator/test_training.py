@@ -179,6 +179,7 @@ def test_the_environment_names_what_a_result_depends_on() -> None:
     assert found["torch"] == torch.__version__
     assert found["threads"] == "1"
     assert found["device"] == "cpu"
+    assert found["kernels"] == "chunked"
     assert found["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert {"python", "machine", "host"} < found.keys()
 
