@@ -1,6 +1,7 @@
 """Linear attention with a state in slots as Triton kernels, forward and backward; see README.md for the equations.
 
-`triton_tiles` has the layouts and letters, `triton_forward` and `triton_backward` the kernels; launches are here.
+`triton_tiles` and `triton_chunks` have the layouts and letters, `triton_forward` and `triton_backward` the kernels;
+launches are here.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from archloom.kernels.sparse_state.triton_backward import (
     value_gradient_kernel,
 )
 from archloom.kernels.sparse_state.triton_forward import decay_kernel, output_kernel, states_kernel, through_kernel
-from archloom.kernels.sparse_state.triton_tiles import C
+from archloom.kernels.triton_chunks import C
 
 SLOTS = 16
 """Slots of a tile of routes: the least that a product takes."""

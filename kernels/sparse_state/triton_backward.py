@@ -6,19 +6,23 @@ import triton.language as tl
 
 from archloom.kernels.sparse_state.triton_forward import walk
 from archloom.kernels.sparse_state.triton_tiles import (
-    LEVELS,
-    C,
-    halves,
     load_slot,
     load_square,
-    load_state,
-    load_tile,
-    lower,
-    place,
     route_row,
     slot_decay,
     store_slot,
     store_square,
+)
+from archloom.kernels.triton_chunks import (
+    LEVELS,
+    C,
+    diagonal_of,
+    halves,
+    load_decay,
+    load_state,
+    load_tile,
+    lower,
+    place,
     store_tile,
 )
 
@@ -62,9 +66,9 @@ def key_gradient_kernel(
     tiles, chunks = tl.cdiv(K, BK), tl.cdiv(T, C)
     i_t = (tl.program_id(0) % tiles).to(tl.int64)
     i_k = tl.program_id(0) % tiles * BK
-    i_b, i_m, i_h, i_r, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
-    i_s, i_route = (i_b * H + i_h) * chunks + i_m, route_row(i_r, i_h, H, R)
-    b_p = lower(_products(p_do, p_v, i_r, left, H, V, BV)) * scale
+    i_h, i_r, i_s, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
+    i_route = route_row(i_r, i_h, H, R)
+    b_p = lower(_products(p_do, p_v, i_r, left, H, V, BV), None, None, 0, 0) * scale
     if p_dthrough is not None:  # noqa: SIM102
         if i_t == 0:
             store_square(p_dthrough, b_p * _products(p_q, p_k, i_r, left, H, K, BK), i_s)
@@ -114,8 +118,8 @@ def value_gradient_kernel(
     """dv = scale A^T do + sum_n write_n e^(G_C - G_n) (k dS_n); a program for BV columns of a chunk of a head."""
     tiles = tl.cdiv(V, BV)
     i_v = tl.program_id(0) % tiles * BV
-    i_b, i_m, i_h, i_r, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
-    i_s, i_route = (i_b * H + i_h) * tl.cdiv(T, C) + i_m, route_row(i_r, i_h, H, R)
+    i_h, i_r, i_s, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
+    i_route = route_row(i_r, i_h, H, R)
     b_a = _products(p_q, p_k, i_r, left, H, K, BK) * load_square(p_through, i_s) * scale
     b_do = load_tile(p_do, i_r, left, i_v, H, V, BV).to(p_k.dtype.element_ty)
     b_dv = tl.dot(tl.trans(b_a).to(b_do.dtype), b_do, input_precision="ieee")
@@ -149,11 +153,11 @@ def route_gradient_kernel(
     B, T, H, R, N, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the routes by head [B, T, H, N], and of the log decay [B, T, H]; a program for a chunk of a head."""
-    i_b, i_m, i_h, i_r, left = place(tl.program_id(0).to(tl.int64), T, H)
+    i_h, i_r, i_s, left = place(tl.program_id(0).to(tl.int64), T, H)
     chunks, row = tl.cdiv(T, C), tl.arange(0, C)
-    i_s, i_route = (i_b * H + i_h) * chunks + i_m, route_row(i_r, i_h, H, R)
+    i_route = route_row(i_r, i_h, H, R)
     b_d, b_ddecay = load_square(p_dthrough, i_s), tl.zeros([C], tl.float32)
-    b_self = tl.sum(tl.where(row[:, None] == row[None, :], b_d, 0.0), 1)[:, None]
+    b_self = diagonal_of(b_d)[:, None]
     for i_n in range(0, N, BN):
         column = i_n + tl.arange(0, BN)
         b_r = load_tile(p_read, i_route, left, i_n, R, N, BN).to(tl.float32)
@@ -165,8 +169,9 @@ def route_gradient_kernel(
             b_dw = tl.dot(tl.trans(b_d), b_r, b_dw, input_precision=PRECISION)
         else:
             b_pairs = b_d + tl.trans(b_d)
+            b_g = load_decay(p_g, tl.arange(0, C), i_r, left, i_n, H, N, BN)
             for i_l in range(LEVELS):
-                b_x, b_e, second, pairs = halves(p_g, b_r, b_w, i_l, i_r, left, i_n, H, N, BN)
+                b_x, b_e, second, pairs = halves(p_g, b_r, b_w, b_g, b_g, i_l, i_r, left, i_n, H, N, BN)
                 b_dx = tl.dot(tl.where(pairs, b_pairs, 0.0), b_x, input_precision=PRECISION) * b_e
                 b_dr += tl.where(second, b_dx, 0.0)
                 b_dw += tl.where(second, 0.0, b_dx)

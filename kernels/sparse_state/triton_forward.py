@@ -4,20 +4,19 @@
 import triton
 import triton.language as tl
 
-from archloom.kernels.sparse_state.triton_tiles import (
+from archloom.kernels.sparse_state.triton_tiles import load_slot, load_square, route_row, slot_decay, store_square
+from archloom.kernels.triton_chunks import (
     LEVELS,
     LOG2_E,
     C,
+    chunk_of,
     halves,
-    load_slot,
-    load_square,
+    load_decay,
     load_state,
     load_tile,
     lower,
+    on_diagonal,
     place,
-    route_row,
-    slot_decay,
-    store_square,
     store_state,
     store_tile,
 )
@@ -28,7 +27,7 @@ def decay_kernel(p_log_decay, p_write, p_g, T, H, R, N, BN: tl.constexpr):
     """G of log decays [B, T, H] where slots are written; a program for BN slots of a chunk of a head."""
     tiles = tl.cdiv(N, BN)
     i_n = tl.program_id(0) % tiles * BN
-    _, _, i_h, i_r, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
+    i_h, i_r, _, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
     b_w = load_tile(p_write, route_row(i_r, i_h, H, R), left, i_n, R, N, BN)
     b_g = load_tile(p_log_decay, i_r, left, 0, H, 1, 1).to(tl.float32)
     b_g = tl.cumsum(tl.where(b_w > 0, b_g, 0.0), 0) * LOG2_E
@@ -38,8 +37,8 @@ def decay_kernel(p_log_decay, p_write, p_g, T, H, R, N, BN: tl.constexpr):
 @triton.jit
 def through_kernel(p_read, p_write, p_g, p_through, T, H, R, N, BN: tl.constexpr, PRECISION: tl.constexpr):
     """sum_n read_tn write_sn e^(G_tn - G_sn) for s <= t; a program for a chunk of a head."""
-    i_b, i_m, i_h, i_r, left = place(tl.program_id(0).to(tl.int64), T, H)
-    i_route, row = route_row(i_r, i_h, H, R), tl.arange(0, C)
+    i_h, i_r, i_s, left = place(tl.program_id(0).to(tl.int64), T, H)
+    i_route = route_row(i_r, i_h, H, R)
     b_m, b_self = tl.zeros([C, C], tl.float32), tl.zeros([C], tl.float32)
     for i_n in range(0, N, BN):
         b_r = load_tile(p_read, i_route, left, i_n, R, N, BN).to(tl.float32)
@@ -48,13 +47,14 @@ def through_kernel(p_read, p_write, p_g, p_through, T, H, R, N, BN: tl.constexpr
             b_m = tl.dot(b_r, tl.trans(b_w), b_m, input_precision=PRECISION)
         else:
             b_self += tl.sum(b_r * b_w, 1)
+            b_g = load_decay(p_g, tl.arange(0, C), i_r, left, i_n, H, N, BN)
             for i_l in range(LEVELS):
-                b_x, _, _, pairs = halves(p_g, b_r, b_w, i_l, i_r, left, i_n, H, N, BN)
+                b_x, _, _, pairs = halves(p_g, b_r, b_w, b_g, b_g, i_l, i_r, left, i_n, H, N, BN)
                 b_m += tl.where(pairs, tl.dot(b_x, tl.trans(b_x), input_precision=PRECISION), 0.0)
-    b_m = lower(b_m)
+    b_m = lower(b_m, None, None, 0, 0)
     if p_g is not None:
-        b_m += tl.where(row[:, None] == row[None, :], b_self[:, None], 0.0)
-    store_square(p_through, b_m, (i_b * H + i_h) * tl.cdiv(T, C) + i_m)
+        b_m += on_diagonal(b_self)
+    store_square(p_through, b_m, i_s)
 
 
 @triton.jit
@@ -66,16 +66,15 @@ def walk(
     gradients after each. A chunk in which no step has a route to the slot is only passed on; if REVERSE it forgets."""
     i_v, i_k = i % tl.cdiv(V, BV) * BV, i // tl.cdiv(V, BV) % tl.cdiv(K, BK) * BK
     i_s = i // (tl.cdiv(V, BV) * tl.cdiv(K, BK))
-    i_n, i_h, i_b = i_s % N, i_s // N % H, i_s // N // H
-    chunks = tl.cdiv(T, C)
+    i_n, i_bh, chunks = i_s % N, i_s // N, tl.cdiv(T, C)
     b_s = tl.zeros([BV, BK], tl.float32)  # transposed, so that keys need not be
     if p_first is not None:
         b_s += tl.trans(load_state(p_first, i_s, i_k, i_v, K, V, BK, BV))
     for step in range(chunks):
         i_m = chunks - 1 - step if REVERSE else step
-        i_r, left = (i_b * T + i_m * C) * H + i_h, tl.minimum(T - i_m * C, C)
-        store_state(p_states, b_s, ((i_b * H + i_h) * chunks + i_m) * N + i_n, i_v, i_k, V, K, BV, BK)
-        b_w = load_slot(p_route, route_row(i_r, i_h, H, R), left, i_n, R, N) * scale
+        i_r, left = chunk_of(i_bh, i_m, T, H)
+        store_state(p_states, b_s, (i_bh * chunks + i_m) * N + i_n, i_v, i_k, V, K, BV, BK)
+        b_w = load_slot(p_route, route_row(i_r, i_bh % H, H, R), left, i_n, R, N) * scale
         used = tl.max(tl.abs(b_w)) > 0
         if p_g is not None:
             b_g, b_end = slot_decay(p_g, i_r, left, i_n, H, N)
@@ -107,8 +106,8 @@ def output_kernel(
     """o = scale (sum_n read_n e^(G_n) (q S_n) + A v), A = through (q k^T); a program for BV columns of a chunk."""
     tiles = tl.cdiv(V, BV)
     i_v = tl.program_id(0) % tiles * BV
-    i_b, i_m, i_h, i_r, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
-    i_s, i_route = (i_b * H + i_h) * tl.cdiv(T, C) + i_m, route_row(i_r, i_h, H, R)
+    i_h, i_r, i_s, left = place((tl.program_id(0) // tiles).to(tl.int64), T, H)
+    i_route = route_row(i_r, i_h, H, R)
     b_a = tl.zeros([C, C], tl.float32)
     for i_k in range(0, K, BK):
         b_q = load_tile(p_q, i_r, left, i_k, H, K, BK)
