@@ -62,13 +62,18 @@ def failed(
 
 
 def warm_up() -> None:
-    """Import torch and take one training step, which loads what torch loads late: about two seconds, once a process."""
+    """Import torch and take one training step, which loads what torch loads late: about two seconds, once a process.
+
+    Memory is kept from now on: a long sequence would ask the system for fresh pages at every operation, a quarter of
+    its time.
+    """
     from torch import nn
 
     from archloom.db.records import Task
     from archloom.evaluator.tasks import make_runner
-    from archloom.evaluator.training import deterministic, train
+    from archloom.evaluator.training import deterministic, keep_memory, train
 
+    keep_memory()
     task = Task(name="mqar", vocabulary=8, length=8, batch=2, options=(("evaluation", 2), ("pairs", 2)))
     with deterministic(0):
         model = nn.Sequential(nn.Embedding(8, 8), nn.Linear(8, 8))

@@ -21,8 +21,8 @@ KEPT_SCORES = 1 << 22
 """So many scores are kept for the backward, 16 MiB in float32 for each step from score to weight."""
 DECAYED_BLOCK = 128
 """The same where weights decay: only pairs inside a block take an exponential each."""
-SMALLEST = -60.0
-"""Log factors of decays end here."""
+SMALLEST = {torch.float32: -30.0, torch.float64: -300.0}
+"""Log factors of decays end here: products of two of them are far from denormal, which processors are slow at."""
 FUSED_BLOCK = 1024
 """Queries of one call of the fused kernel, for which only a mask without heads is formed."""
 
@@ -184,8 +184,8 @@ def _decayed(
 
 
 def _factor(log_decay: Tensor) -> Tensor:
-    """Its exponential, at least e^-60: below, products become denormal numbers, which processors are slow at."""
-    return log_decay.clamp(min=SMALLEST).exp()
+    """Its exponential, but for what is too small to matter."""
+    return log_decay.clamp(min=SMALLEST[log_decay.dtype]).exp()
 
 
 def _taken(x: Tensor, kept: list[Span], axis: int) -> Tensor:

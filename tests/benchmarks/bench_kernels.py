@@ -26,6 +26,7 @@ from kernel_counterparts import print_counterparts
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from archloom.evaluator.training import keep_memory
 from archloom.kernels import table
 from archloom.kernels.table import Draw, Example, Size
 
@@ -107,7 +108,9 @@ def main() -> None:
     )
     if not settings.backends:
         parser.error("Triton kernels need a CUDA device; --backends chunked")
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # all three as workers do
+    torch.set_flush_denormal(True)
+    keep_memory()
     torch.manual_seed(0)
     warm = torch.ones(64, 64, device=settings.device, requires_grad=True)
     (warm @ warm).sum().backward()  # libraries load once a process, and no case shall pay for it
@@ -157,7 +160,11 @@ def print_table(sizes: Sequence[Size], settings: Settings) -> None:
 
 def has_loop(example: Example, size: Size) -> bool:
     """Whether there is a reference, and a dense one keeps less than MOST_BYTES for its backward."""
-    kept = 16 * size.tokens * size.steps * (size.width if "local" in example.name else 1) if example.dense else 0
+    kept = (
+        16 * size.tokens * size.steps * (size.width if "local" in example.name or "windowed" in example.name else 1)
+        if example.dense
+        else 0
+    )
     return example.name != FUSED and kept <= MOST_BYTES
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -171,6 +173,25 @@ def test_determinism_is_put_back() -> None:
     assert torch.tensor(1e-38) / 10 > 0
     assert torch.utils.deterministic.fill_uninitialized_memory == filling
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory in its own way")
+def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+    """Page faults of filling 32 MiB again and again, in a process of its own: thousands each time, or none at last."""
+    program = (
+        "import resource, sys, torch\n"
+        "from archloom.evaluator.training import keep_memory\n"
+        "if sys.argv[1] == 'keep': keep_memory()\n"
+        "for _ in range(6): torch.ones(1 << 23)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(4): torch.ones(1 << 23)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "give back")
+    )
+    assert kept < given_back / 10
 
 
 def test_the_environment_names_what_a_result_depends_on() -> None:
