@@ -107,10 +107,10 @@ def _by_rows(
     known = list(earlier.to(dtype).unbind(1))
     for row, damp, now in zip(weights.unbind(1), gate.to(dtype).unbind(1), x.to(dtype).unbind(1), strict=True):
         first = 0 if window is None else max(0, len(known) - window + 1)
-        seen = (
-            torch.einsum("bhs,bshv->bhv", row[..., first : len(known)], torch.stack(known[first:], 1)) if known else 0
-        )
-        known.append(now - damp.unsqueeze(-1) * seen)
+        if before := known[first:]:
+            read = torch.einsum("bhs,bshv->bhv", row[..., first : len(known)], torch.stack(before, 1))
+            now = now - damp.unsqueeze(-1) * read
+        known.append(now)
     return torch.stack(known[k.shape[1] - q.shape[1] :], 1)
 
 

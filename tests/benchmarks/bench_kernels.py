@@ -160,11 +160,8 @@ def print_table(sizes: Sequence[Size], settings: Settings) -> None:
 
 def has_loop(example: Example, size: Size) -> bool:
     """Whether there is a reference, and a dense one keeps less than MOST_BYTES for its backward."""
-    kept = (
-        16 * size.tokens * size.steps * (size.width if "local" in example.name or "windowed" in example.name else 1)
-        if example.dense
-        else 0
-    )
+    by_channel = any(word in example.name for word in ("local", "windowed"))
+    kept = 16 * size.tokens * size.steps * (size.width if by_channel else 1) if example.dense else 0
     return example.name != FUSED and kept <= MOST_BYTES
 
 

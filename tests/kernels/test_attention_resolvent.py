@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -48,6 +48,7 @@ def test_equals_substitution_in_single_precision(assert_equal_backends, decay):
 
 
 @settings(max_examples=20, deadline=None)
+@example(steps=1, before=1, window=1, decay=0.1, groups=1)
 @given(
     steps=st.integers(1, BLOCK + 30),
     before=st.integers(0, 40),

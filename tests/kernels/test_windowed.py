@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -71,6 +71,7 @@ def test_equals_the_definition(assert_equal_backends, steps, before, window, dec
 
 
 @settings(max_examples=25, deadline=None)
+@example(steps=1, before=1, window=1, decay="head", strength=3.0)
 @given(
     steps=st.integers(1, 80),
     before=st.integers(0, 50),
