@@ -107,6 +107,11 @@ class Plan:
         return (*(each for each in named if each is not None), *self.head_decays)
 
     @property
+    def held(self) -> int | None:
+        """How many tokens before the present one the window holds; None for all."""
+        return None if self.window is None else self.window - 1
+
+    @property
     def linear_in_length(self) -> bool:
         bounded = self.form in (Form.SOFTMAX, Form.SCORES) and self.window is not None
         return bounded or self.form in (Form.LINEAR, Form.WINDOWED, Form.TAPS)

@@ -8,6 +8,7 @@ runs both ways, and a resolvent is the mean of its two directions.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -146,12 +147,11 @@ class Pass(Operator):
         [B, S, G, rank]."""
         products = zip(the.products, self.keys, strict=True)
         queries, keys = zip(*[self.features(flow, each, the, owner) for each, owner in products], strict=True)
-        groups = max(each.shape[2] for each in keys)
-        return torch.cat(queries, -1), torch.cat([spread(each, groups) for each in keys], -1)
+        return torch.cat(queries, -1), side_by_side(keys)
 
     def features(self, flow: Flow, product: Product, the: Plan, owner: nn.Module) -> tuple[Tensor, Tensor]:
         """Queries and keys of one inner product, in a window behind the keys that are still in it."""
-        keep = None if the.window is None else the.window - 1
+        keep = the.held
         if product.key is None:
             sources = flow.keys.x.shape[1] + (0 if keep is None else min(flow.past, keep))
             return self.query(flow, product, the), flow.keys.x.new_ones(len(flow.keys.x), sources, 1, 1)
@@ -234,7 +234,7 @@ class Pass(Operator):
     def in_window(self, flow: Flow) -> Tensor:
         """Applied or resolved over the tokens that the window still holds."""
         assert self.plan.window is not None
-        keep = self.plan.window - 1
+        keep = self.plan.held
         q, k = self.query_and_key(flow, self.plan)
         decay = self.log_decay(flow, self.plan)
         if decay is not None:
@@ -316,10 +316,10 @@ class Pass(Operator):
         return result
 
     def attend(self, flow: Flow) -> Tensor:
-        q, keys, before, decay = self.queries_and_kept(flow)
+        q, k, before, decay = self.queries_and_kept(flow)
         v = self.recalled(flow, self.term.arguments[1], before)
-        groups = max(v.shape[2], *(each.shape[2] for each in keys))
-        k, v = torch.cat([spread(each, groups) for each in keys], -1), spread(v, groups)
+        groups = max(k.shape[2], v.shape[2])
+        k, v = spread(k, groups), spread(v, groups)
         function, window = self.plan.function, self.plan.window
         if function is None:
             k, v = self.behind_sink(k), self.behind_sink(v)
@@ -331,33 +331,32 @@ class Pass(Operator):
         return out if self.plan.damp is None else out * self.part(flow, self.plan.damp).unsqueeze(-1)
 
     def resolve_attention(self, flow: Flow) -> Tensor:
-        q, keys, _, decay = self.queries_and_kept(flow)
-        groups, x = max(each.shape[2] for each in keys), spread(self.inputs[1](flow), self.heads)
+        q, k, _, decay = self.queries_and_kept(flow)
         z = attention_resolvent(
             q,
-            torch.cat([spread(each, groups) for each in keys], -1),
-            x,
+            k,
+            spread(self.inputs[1](flow), self.heads),
             gate=self.part(flow, self.plan.damp),
             log_decay=decay,
             window=self.plan.window,
             scale=1.0,
             earlier=None if flow.cache is None else flow.cache.get(self.values),
         )
-        flow.history(self.values, z, keep=None if self.plan.window is None else self.plan.window - 1)
+        flow.history(self.values, z, keep=self.plan.held)
         return z
 
-    def queries_and_kept(self, flow: Flow) -> tuple[Tensor, list[Tensor], dict[int, Tensor], Tensor | None]:
-        """Queries with all their products side by side; of all tokens kept and new, the keys of each product, what is
+    def queries_and_kept(self, flow: Flow) -> tuple[Tensor, Tensor, dict[int, Tensor], Tensor | None]:
+        """Queries with all their products side by side; of all tokens kept and new, the keys likewise, what is
         remembered by term node, and the head decays."""
         q = torch.cat([self.query(flow, each, self.plan) for each in self.plan.products], -1)
-        keep = None if self.plan.window is None else self.plan.window - 1
+        keep = self.plan.held
         before = {
             id(node): flow.history(owner, self.part(flow, node), keep=keep)
             for node, owner in zip(self.remembered, self.owners, strict=True)
         }
-        keys = [self.recalled(flow, each, before) for each in self.plan.keys]
+        k = side_by_side([self.recalled(flow, each, before) for each in self.plan.keys])
         decay = self.head_decay(flow, self.plan)
-        return q, keys, before, None if decay is None else flow.history(self.decays, decay, keep=keep)
+        return q, k, before, None if decay is None else flow.history(self.decays, decay, keep=keep)
 
     def recalled(self, flow: Flow, node: Term, before: dict[int, Tensor]) -> Tensor:
         """Keys or values of all that is kept, some of them expanded from latents only now."""
@@ -463,3 +462,9 @@ class Pass(Operator):
     def prepare(self) -> None:
         # Owners of the histories this pass keeps, as `owners` are: a module may own only one cache entry.
         self.values, self.decays = nn.Identity(), nn.Identity()
+
+
+def side_by_side(keys: Sequence[Tensor]) -> Tensor:
+    """The keys [B, S, G, K] of several products as one, for as many groups as the most of them have."""
+    groups = max(each.shape[2] for each in keys)
+    return torch.cat([spread(each, groups) for each in keys], -1)

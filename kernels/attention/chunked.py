@@ -48,7 +48,7 @@ def attention(
         length = FUSED_BLOCK if mask is None and not rule.sees_all else steps
     elif not rule.added_to and log_decay is not None:
         length = DECAYED_BLOCK
-    kept = q.shape[0] * q.shape[2] * steps * k.shape[1] <= KEPT_SCORES
+    kept = steps <= length or q.shape[0] * q.shape[2] * steps * k.shape[1] <= KEPT_SCORES
     total = None if log_decay is None else log_decay.double().cumsum(1).transpose(1, 2)  # [B, H, S]
     blocks = []
     for start in range(0, steps, length):
@@ -64,13 +64,11 @@ def attention(
             rule,
             start + offset,
         )
-        if steps <= length:
-            return _block(*arguments)
         if kept:
             blocks.append(_block(*arguments))
-            continue
-        blocks.append(checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False))
-    return torch.cat(blocks, 1)
+        else:
+            blocks.append(checkpoint(_block, *arguments, use_reentrant=False, preserve_rng_state=False))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 
 
 def _block(

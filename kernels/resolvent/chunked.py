@@ -67,9 +67,9 @@ def _solve(
     system, *reads = lower_scores(readers, key, total)
 
     if value.shape[2] == 1 and initial_state is None:
-        z, states = _solve_unit_lower(system, value), None
+        z, states = solve_unit_lower(system, value), None
     else:
-        solved = _solve_unit_lower(system, torch.cat([value, since_start(readers[0], total)], -1))
+        solved = solve_unit_lower(system, torch.cat([value, since_start(readers[0], total)], -1))
         free, response = torch.split(solved, [value.shape[-1], key.shape[-1]], -1)
         states = _chunk_states(free, response, until_end(key, total), total, initial_state, return_state)
         z = free - response @ states[:, :, : value.shape[2]]
@@ -85,7 +85,7 @@ def _solve(
     return from_chunks(out, steps), last[:, :, -1]
 
 
-def _solve_unit_lower(system: Tensor, x: Tensor) -> Tensor:
+def solve_unit_lower(system: Tensor, x: Tensor) -> Tensor:
     """(I + strictly lower part of system)^-1 x by substitution; the solver reads nothing else of `system`."""
     solved: Tensor = torch.linalg.solve_triangular(system, x, upper=False, unitriangular=True)
     return solved

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from archloom.kernels.arguments import accumulator
-from archloom.kernels.chunks import fitting
+from archloom.kernels.chunks import WIDEST
 from archloom.kernels.decay import from_chunks, lower_scores, since_start, to_chunks, until_end
+from archloom.kernels.resolvent.chunked import solve_unit_lower
 
 SHORTEST = 32
 """Steps of a chunk, unless the window is longer."""
@@ -41,8 +42,8 @@ def resolve(b: Tensor, k: Tensor, x: Tensor, log_decay: Tensor | None, earlier: 
     value = to_chunks(x.to(band.dtype), length)
     before, system = torch.split(band, length, -1)
     if value.shape[2] == 1 and not earlier.shape[1]:
-        return from_chunks(_solved(system, value), steps)
-    free, moved = torch.split(_solved(system, torch.cat([value, before], -1)), [value.shape[-1], length], -1)
+        return from_chunks(solve_unit_lower(system, value), steps)
+    free, moved = torch.split(solve_unit_lower(system, torch.cat([value, before], -1)), [value.shape[-1], length], -1)
     z = _with_before(earlier.to(band.dtype), 0, length)[:, :, 0].flatten(0, 1) if earlier.shape[1] else None
     outputs = []
     for own, by in zip(free.flatten(0, 1).unbind(1), moved.flatten(0, 1).unbind(1), strict=True):
@@ -58,9 +59,8 @@ def _length(window: int) -> int:
 
 def _with_before(x: Tensor, steps: int, length: int) -> Tensor:
     """[B, S, H, K] -> [B, H, N + 1, C, K]: one chunk that ends where the last `steps` positions begin, then theirs."""
-    before = x[:, max(0, x.shape[1] - steps - length) : x.shape[1] - steps]
-    x = torch.cat([before, x[:, x.shape[1] - steps :]], 1) if x.shape[1] > steps + length else x
-    return to_chunks(pad(x, (0, 0, 0, 0, length - before.shape[1], 0)), length)
+    x = x[:, max(0, x.shape[1] - steps - length) :]
+    return to_chunks(pad(x, (0, 0, 0, 0, steps + length - x.shape[1], 0)), length)
 
 
 def _band(q: Tensor, k: Tensor, log_decay: Tensor | None, window: int, length: int, *, nearest: int) -> Tensor:
@@ -78,8 +78,8 @@ def _band(q: Tensor, k: Tensor, log_decay: Tensor | None, window: int, length: i
         return found.masked_fill(outside, 0)
     decay = log_decay if log_decay.dim() == 4 else log_decay.unsqueeze(-1)
     total = _with_before(decay.to(dtype), steps, length).cumsum(3)
-    if fitting(log_decay, length) == length:
-        half = total[..., -1:, :] / 2
+    half = total[..., -1:, :] / 2
+    if bool(half.detach().min() >= -WIDEST[dtype] / 2):
         scaled = key * (half - total).exp()
         before = scaled[:, :, :-1] * (half[:, :, :-1] + half[:, :, 1:]).exp()
         query = query * (total - half)[:, :, 1:].exp()
@@ -88,9 +88,3 @@ def _band(q: Tensor, k: Tensor, log_decay: Tensor | None, window: int, length: i
     first = since_start(query, total[:, :, 1:]) @ until_end(before, total[:, :, :-1]).transpose(-1, -2)
     (second,) = lower_scores((query,), own, total[:, :, 1:])
     return torch.cat([first, second], -1).masked_fill(outside, 0)
-
-
-def _solved(system: Tensor, x: Tensor) -> Tensor:
-    """(I + strictly lower part of system)^-1 x; the solver reads nothing else of `system`."""
-    solved: Tensor = torch.linalg.solve_triangular(system, x, upper=False, unitriangular=True)
-    return solved
