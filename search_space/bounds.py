@@ -186,7 +186,7 @@ def _smallest_of_each(least: dict[Type, Term]) -> dict[Made, Term]:
     """A smallest term for every operation, parameter setting and type of result."""
     found: dict[Made, Term] = {}
     for operation in OPERATIONS.values():
-        if operation.weight > 0:
+        if not operation.shares:
             results = {
                 result: types
                 for types, result in reversed(operation.signatures.items())

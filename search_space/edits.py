@@ -182,12 +182,34 @@ def _insert(site: Site, place: Place) -> Sequence[Option]:
     def option(operation: Operation, index: int, needs: tuple[Type, ...]) -> Option:
         return Option(partial(_wrapped, site.root, place, operation, index), _choices(operation), needs, operation)
 
-    return _Lazy(option, _wrappers(place.term.type, tuple(accepted(site.root, place.path))))
+    return _Lazy(option, _wrappers(place.term.type, tuple(accepted(site.root, place.path)), drawn=True))
 
 
 def _wrapped(root: Term, place: Place, operation: Operation, index: int, values: Values, fresh: Sequence[Term]) -> Term:
     arguments = (*fresh[:index], place.term, *fresh[index:])
     return replace(root, place.path, build(operation, values, arguments))
+
+
+def _plant(site: Site, place: Place) -> list[Option]:
+    """An operation that is never drawn, around a subterm or over fresh ones.
+
+    It has no weight because with it something that is true of every draw would not be (each says what), so what it
+    makes here is for the gates to judge.
+    """
+    if not place.path or place.term.type in OUTER:
+        return []
+    root, results = site.root, tuple(accepted(site.root, place.path))
+    around = [
+        Option(partial(_wrapped, root, place, operation, index), _choices(operation), needs, operation)
+        for operation, index, needs in _wrappers(place.term.type, results, drawn=False)
+    ]
+    afresh = [
+        Option(partial(_over, root, place, operation, (None,) * len(types)), _choices(operation), types, operation)
+        for operation in _NEVER_DRAWN
+        for types, result in operation.signatures.items()
+        if result in results
+    ]
+    return around + afresh
 
 
 def _hoist(site: Site, place: Place) -> list[Option]:
@@ -286,7 +308,7 @@ def _hybrid(site: Site, place: Place) -> list[Option]:
     here = Place(place.path[stacks[-1] + 1 :], place.term, None)
     return [
         option._replace(make=partial(_every, site.root, path, blocks, period, option.make))
-        for option in (*_point(inside, here), *_insert(inside, here), *_redraw(inside, here))
+        for option in (*_point(inside, here), *_insert(inside, here), *_redraw(inside, here), *_plant(inside, here))
         for period in _periods(blocks)
     ]
 
@@ -392,7 +414,9 @@ def _apart(a: Path, b: Path) -> bool:
 
 # -- the table of operations, by what an edit asks of it ---------------------------------------------------------------
 
-_FRAMES = tuple(each for each in OPERATIONS.values() if (Type.STACK,) in each.signatures and each.weight > 0)
+_DRAWN = tuple(each for each in OPERATIONS.values() if each.weight > 0)
+_NEVER_DRAWN = tuple(each for each in OPERATIONS.values() if each.weight == 0 and not each.shares)
+_FRAMES = tuple(each for each in _DRAWN if (Type.STACK,) in each.signatures)
 """Operations that make a block of a stack."""
 
 
@@ -432,8 +456,8 @@ def _replacements(types: tuple[Type, ...], results: tuple[Type, ...]) -> list[Re
     sampler would not draw never replace another.
     """
     found: list[Replacement] = []
-    for operation in OPERATIONS.values():
-        if operation.weight <= 0 or any(map(_fixes_depth, operation.parameters)):
+    for operation in _DRAWN:
+        if any(map(_fixes_depth, operation.parameters)):
             continue
         for new, result in operation.signatures.items():
             if result not in results:
@@ -459,14 +483,18 @@ def _matchings(old: tuple[Type, ...], new: tuple[Type, ...]) -> list[tuple[tuple
     return found
 
 
+Wrapper = tuple[Operation, int, tuple[Type, ...]]
+"""An operation, the index of the argument that a subterm becomes, and the types of its other arguments."""
+
+
 @cache
-def _wrappers(inside: Type, outside: tuple[Type, ...]) -> list[tuple[Operation, int, tuple[Type, ...]]]:
-    """(operation, argument index, types of the other arguments) with `inside` at the index and a result accepted."""
+def _wrappers(inside: Type, outside: tuple[Type, ...], *, drawn: bool) -> list[Wrapper]:
+    """What may stand around a subterm: operations that are drawn, or that never are, with a result accepted."""
     return [
         (operation, index, types[:index] + types[index + 1 :])
         for wanted in outside
-        for operation in OPERATIONS.values()
-        if operation.weight > 0 and wanted not in OUTER
+        for operation in (_DRAWN if drawn else _NEVER_DRAWN)
+        if wanted not in OUTER
         for types, result in operation.signatures.items()
         if result is wanted and not any(each in OUTER for each in types)
         for index, each in enumerate(types)
@@ -495,6 +523,7 @@ KINDS: dict[str, tuple[float, Kind]] = {
     "redraw": (1.5, _redraw),
     "shrink": (0.3, _shrink),
     "insert": (2.0, _insert),
+    "plant": (0.1, _plant),
     "hoist": (1.0, _hoist),
     "copy": (0.5, _copy),
     "tie": (1.5, _tie),

@@ -2,7 +2,7 @@
 
 Every step of a path is one edit of the mutation set and every term on it is valid and in budget. A step that takes
 fresh subterms takes parts of the goal: of up to FRESH_SIZE operations, all of which the sampler draws and none of which
-is shared, so `redraw`, `swap` and `insert` could have drawn each with positive probability, and it counts as one edit.
+is shared, so the edit could have drawn each with positive probability, and it counts as one.
 
 The search is best-first by how far the parts of a term are from those of the goal (its operations, and which stands
 where in which, with sharing and with all `let`s written out), plus what the path has cost so far. It inserts no
@@ -38,7 +38,7 @@ PARTS_OF_AN_OPERATION = 4
 def path(start: Term, goal: Term, *, sampler: Sampler) -> list[Term] | None:
     """Canonical architectures from `start` to `goal`, each one edit from the last; None if none is found.
 
-    Architectures of other depth, or with operations that the sampler never draws, are not reached.
+    Architectures of other depth are not reached.
     """
     start, goal = canonical(start), canonical(goal)
     parts = _Parts(goal, sampler)

@@ -9,8 +9,9 @@ from archloom.search_space import variation, zoo
 from archloom.search_space.edits import KINDS
 from archloom.search_space.identity import canonical, term_id
 from archloom.search_space.neighbours import neighbours
+from archloom.search_space.operations import OPERATIONS
 from archloom.search_space.sampling import Sampler
-from archloom.search_space.terms import Term, TermError, depth, size
+from archloom.search_space.terms import Term, TermError, depth, size, walk
 from archloom.search_space.text import parse
 from archloom.search_space.types import Type
 from archloom.search_space.variation import in_budget, mutate
@@ -90,6 +91,22 @@ def test_a_use_of_a_let_is_retargeted_to_another() -> None:
     reads = "add(apply(masked(dot(k, k), visible), value(x)), apply(masked(dot(l, l), visible), value(x)))"
     found = edited(lets + reads, "retarget")
     assert canonical_mixer(lets + reads.replace("dot(k, k)", "dot(l, k)")) in found
+
+
+def test_what_is_never_drawn_is_planted_around_a_subterm_or_over_fresh_ones() -> None:
+    found = edited("apply(masked(dot(project(x), project(x)), visible), value(x))", "plant")
+    assert "apply(masked(dot(sinusoid, project(x)), visible), value(x))" in found
+    assert "subtract(apply(masked(dot(project(x), project(x)), visible), value(x)), value(x))" in found
+
+
+def test_draws_and_other_kinds_of_mutation_leave_out_what_is_never_drawn() -> None:
+    the, rng = sampler(), Random(11)
+    never = {each for each in OPERATIONS.values() if each.weight == 0 and not each.shares}
+    assert never
+    for parent in architectures(60, seed=12):
+        assert never.isdisjoint(node.operation for node in walk(parent))
+        child = mutate(parent, the, rng)
+        assert child.operator in ("plant", "hybrid") or never.isdisjoint(n.operation for n in walk(child.term))
 
 
 def canonical_mixer(text: str) -> str:

@@ -29,8 +29,15 @@ def test_paths_lead_from_start_to_goal_over_valid_terms(start: str, goal: str, m
         assert in_budget(each, SAMPLER)
 
 
-def test_a_term_is_no_step_from_itself_and_what_is_never_drawn_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_term_is_no_step_from_itself_and_another_depth_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachability, "MAX_SEEN", 2_000)
     assert path(zoo.load("mha"), fresh(zoo.load("mha")), sampler=SAMPLER) == [zoo.load("mha")]
-    small = parse("repeat(block(mix(apply(dense, value(x))), none), times=2)")
-    assert path(small, zoo.load("no_mixer"), sampler=SAMPLER) is None
+    deeper = parse("repeat(block(mix(apply(dense, value(x))), none), times=3)")
+    assert path(deeper, zoo.load("just_dense"), sampler=SAMPLER) is None
+
+
+def test_operations_that_are_never_drawn_are_reached_by_planting_them() -> None:
+    small = parse("repeat(block(mix(apply(dense, value(x))), mlp), times=2)")
+    found = path(small, zoo.load("no_mixer"), sampler=SAMPLER)
+    assert found is not None
+    assert len(found) - 1 == 1

@@ -6,7 +6,7 @@ from torch import Tensor
 from . import attention, blockwise, channels, feature_maps, memories, recurrences, residuals
 from .blockwise import fcaformer
 from .parts import silu
-from .places import Case, Places, affine, convolved, inside, linear, low_rank
+from .places import Case, Places, affine, convolved, inside, linear, low_rank, shifted
 from .whole import Layer, Weights, Whole, architecture, stacked
 
 CASES: dict[tuple[str, int], Case] = {}
@@ -89,6 +89,22 @@ GLA = (
     | low_rank("mul norm apply masked decayed_dot forget_channels")
     | {"gain": ("mul norm", "gain")}
 )
+RWKV7 = (
+    shifted(
+        query="mul add bonus project",
+        key="mul add bonus mul project",
+        rate="mul add bonus mul floor sigmoid project",
+        value="mul add bonus value",
+        gate="mul sigmoid value",
+    )
+    | low_rank("mul add subtract apply:0 masked decayed_dot fade_channels")
+    | {
+        "decay_blend": ("mul add subtract apply:0 masked decayed_dot fade_channels shift", "blend"),
+        "removal": ("mul add subtract apply:1 resolve rated_gram unit weigh", "gain"),
+        "bound": ("mul add bonus mul floor", "bound"),
+        "bonus": ("mul add bonus", "gain"),
+    }
+)
 CONVOLUTION = linear(value="silu conv value") | {"taps": ("silu conv", "taps")}
 WIDE_CONVOLUTION = linear(value="silu conv silu value") | {"taps": ("silu conv", "taps")}
 SIMPLIFIED = linear(
@@ -145,6 +161,11 @@ def gla_count(D: int, K: int, V: int) -> int:
     return softmax_count(D, K, V) + D * V + V // H + 16 * D + 17 * K
 
 
+def rwkv7_count(D: int, K: int, V: int) -> int:
+    """q, k, v, eta, gate and output; a decay of rank 16; six blends; removal, floor and bonus by channel."""
+    return 3 * D * K + 3 * D * V + 16 * D + 17 * K + 6 * D + 3 * K
+
+
 def selective_count(D: int, K: int, V: int) -> int:
     """Of four heads: taps, B and C of one head, step, rates of each head's K x V states, x, gate, skip and output."""
     return 4 * D + 2 * D * (K // 4) + 16 * D + 17 * V + K * V // 4 + 2 * D * V + V + D * V
@@ -191,6 +212,12 @@ WHOLES: dict[str, Whole] = {
         literal=architecture(*[block(residuals.summed(softmax, mamba), channels.gated)] * 2),
         places=(SOFTMAX, MAMBA),
         count=lambda D, K, V, M: 2 * (2 * D + softmax_count(D, K, V) + mamba_count(D, K, V) + 3 * D * M) + D,
+    ),
+    "arwkv": Whole(
+        depth=2,
+        literal=architecture(*[block(heads_of(memories.rwkv7), channels.gated)] * 2),
+        places=(RWKV7,),
+        count=lambda D, K, V, M: 2 * (2 * D + rwkv7_count(D, K, V) + 3 * D * M) + D,
     ),
     "kimi_linear": Whole(
         depth=4,

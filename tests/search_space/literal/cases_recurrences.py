@@ -3,12 +3,7 @@
 from functools import partial
 
 from . import feature_maps, memories, recurrences
-from .places import Case, Places, affine, convolved, linear, low_rank
-
-
-def shifted(**paths: str) -> Places:
-    """Projections of a shifted stream."""
-    return linear(**paths) | {f"{name}_blend": (f"{path} shift", "blend") for name, path in paths.items()}
+from .places import Case, Places, affine, convolved, linear, low_rank, shifted
 
 
 def scaled(**paths: str) -> Places:

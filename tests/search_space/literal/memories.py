@@ -130,12 +130,12 @@ def rwkv7(
     up: Tensor,
     up_bias: Tensor,
     bonus: Tensor,
-    gain: Tensor,
     output: Tensor,
+    gain: Tensor | None = None,
 ) -> Tensor:
     """Peng et al. 2025, section 4: S_t = (Diag(w) - (eta * kappa) kappa^T) S_{t-1} + k v^T with
     w = exp(-e^-1/2 sigmoid(W_2 tanh(W_1 x) + b)), kappa = l2(W_k x * removal), k = W_k x * (1 + (eta - 1) c);
-    o = norm(S^T q) + (q . u * k) v, gated.
+    o = norm(S^T q) + (q . u * k) v, gated. Without a `gain` there is no norm (ARWKV, 2501.15570).
 
     Departures: c = 1 - sigmoid(bound) lies in (0, 1); eta = sigmoid(W x) and the sigmoid gate have full rank; values do
     not lean to the first layer's; the kernel scale on the readout, which the norm forgets but for its epsilon.
@@ -152,7 +152,8 @@ def rwkv7(
         transition = torch.diag_embed(keep[t]) - outer(eta[t] * kappa[t], kappa[t])
         state = transition @ state + outer(k[t], v[t])
         outputs.append(read(state, q[t]))
-    o = rms_norm(kernel_scale(q) * torch.stack(outputs), gain) + (q * bonus * k).sum(-1, keepdim=True) * v
+    o = kernel_scale(q) * torch.stack(outputs)
+    o = (o if gain is None else rms_norm(o, gain)) + (q * bonus * k).sum(-1, keepdim=True) * v
     return join(o * sigmoid(project(token_shift(x, gate_blend), gate, heads)), output)
 
 

@@ -41,6 +41,11 @@ def convolved(**paths: str) -> Places:
     return linear(**paths) | {f"{name}_taps": (path.rsplit(" ", 1)[0], "taps") for name, path in paths.items()}
 
 
+def shifted(**paths: str) -> Places:
+    """Projections of a shifted stream."""
+    return linear(**paths) | {f"{name}_blend": (f"{path} shift", "blend") for name, path in paths.items()}
+
+
 def low_rank(path: str) -> Places:
     return {"down": (path, "down.weight"), "up": (path, "up.weight"), "up_bias": (path, "up.bias")}
 
