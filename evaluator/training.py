@@ -14,15 +14,15 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from archloom.db.records import Failure, FailureKind, Series, Training
-from archloom.evaluator.tasks.interface import IGNORED, Batch, Tally, TaskRunner
+from archloom.evaluator.tasks.interface import Batch, Tally, TaskRunner
 from archloom.kernels.backends import preferred
 
 BETAS = (0.9, 0.95)
@@ -55,7 +55,8 @@ def train(
     seed: int,
     deadline: float | None = None,
 ) -> TrainingResult:
-    """Train `model` (inputs [B, T] int64 -> logits [B, T, vocabulary]) in place for `steps` steps, then evaluate it.
+    """Train `model` in place for `steps` steps, then evaluate it. It maps a batch's inputs, and under a cross pattern
+    its source, to logits [B, T, vocabulary] or vectors [B, T, C].
 
     `seed` chooses the training data; `deadline` is a reading of `time.monotonic()`. Fails as `DIVERGED`, with metric
     `diverged_step` (counted from 1), at the first loss or gradient norm that is not finite, and as `TIMEOUT` at the
@@ -67,7 +68,7 @@ def train(
     if steps < 1:
         raise ValueError(f"training takes at least one step, got {steps}")
     device = next(model.parameters()).device
-    evaluations = [_to(batch, device) for batch in runner.evaluation_batches()]
+    evaluations = [batch.to(device) for batch in runner.evaluation_batches()]
     evaluate_after = _evaluation_steps(steps, batch=runner.batch, sequences=sum(len(b.inputs) for b in evaluations))
     optimizer = _optimizer(model, training=training)
     course = _Course(steps=steps)
@@ -77,7 +78,7 @@ def train(
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * rate(step, steps=steps, warmup=training.warmup)
-        batch = _to(runner.training_batch(step, total_steps=steps, seed=seed), device)
+        batch = runner.training_batch(step, total_steps=steps, seed=seed).to(device)
         loss, norm = _update(model, optimizer, batch=batch, clip=training.clip)
         course.losses.append(loss)
         course.seconds += time.perf_counter() - started
@@ -85,7 +86,7 @@ def train(
             return course.diverged(f"the training loss was {loss:.4g} and the gradient norm {norm:.4g}")
         if step + 1 in evaluate_after:
             tally = evaluate(model, evaluations)
-            if not math.isfinite(tally.nats):
+            if not math.isfinite(tally.total):
                 return course.diverged(f"the evaluation loss was {tally.loss:.4g}")
             course.scores[step + 1] = runner.score(tally)
     return course.finished(runner, tally)
@@ -93,17 +94,41 @@ def train(
 
 def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Tally:
     """Run `model` over `batches` in evaluation mode without gradients; it is left in training mode."""
-    nats, correct, scored = 0.0, 0, 0
+    sums: dict[str, list[float]] = {"": [0.0, 0, 0]}
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            at = batch.targets != IGNORED
-            logits, targets = model(batch.inputs)[at], batch.targets[at]
-            nats += functional.cross_entropy(logits, targets, reduction="sum").item()
-            correct += int((logits.argmax(dim=-1) == targets).sum().item())
-            scored += len(targets)
+            at = batch.scored
+            penalties, right = _judged(answers(model, batch)[at], batch.targets[at])
+            for name, mask in {"": torch.ones_like(at), **batch.slices}.items():
+                chosen = (mask if mask.ndim == at.ndim else mask.unsqueeze(-1).expand_as(at))[at]
+                found = (penalties[chosen].sum().item(), int(right[chosen].sum().item()), int(chosen.sum().item()))
+                sums[name] = [sum(pair) for pair in zip(sums.get(name, (0.0, 0, 0)), found, strict=True)]
     model.train()
-    return Tally(nats=nats, correct=correct, scored=scored)
+    tallies = {name: Tally(total=total, correct=int(good), scored=int(n)) for name, (total, good, n) in sums.items()}
+    whole = tallies.pop("")
+    return replace(whole, slices=tallies)
+
+
+def _judged(said: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The penalty of every scored position (or number), in float64, and whether it is right."""
+    if targets.is_floating_point():
+        return (said - targets).double().square(), torch.zeros_like(targets, dtype=torch.bool)
+    return functional.cross_entropy(said, targets, reduction="none").double(), said.argmax(dim=-1) == targets
+
+
+def answers(model: nn.Module, batch: Batch) -> Tensor:
+    """What the model says of a batch: logits [B, T, vocabulary] or vectors [B, T, C]."""
+    outputs: Tensor = model(batch.inputs) if batch.source is None else model(batch.inputs, source=batch.source)
+    return outputs
+
+
+def loss_of(outputs: Tensor, batch: Batch) -> Tensor:
+    """Mean over the scored positions of the cross-entropy, or over the scored numbers of the squared error."""
+    at = batch.scored
+    if batch.targets.is_floating_point():
+        return functional.mse_loss(outputs[at], batch.targets[at])
+    return functional.cross_entropy(outputs[at], batch.targets[at])
 
 
 def rate(step: int, *, steps: int, warmup: int) -> float:
@@ -243,15 +268,10 @@ def _optimizer(model: nn.Module, *, training: Training) -> torch.optim.AdamW:
 
 def _update(model: nn.Module, optimizer: torch.optim.Optimizer, *, batch: Batch, clip: float) -> tuple[float, float]:
     """One step: the loss, and the gradient's norm before clipping; where that is not finite, nothing is changed."""
-    at = batch.targets != IGNORED
-    loss = functional.cross_entropy(model(batch.inputs)[at], batch.targets[at])
+    loss = loss_of(answers(model, batch), batch)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True).item()
     if math.isfinite(norm):
         optimizer.step()
     return loss.item(), norm
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(inputs=batch.inputs.to(device), targets=batch.targets.to(device))

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from archloom.db.records import Task
-from archloom.errors import ConfigError
-from archloom.evaluator.tasks.interface import IGNORED, KIND, Batch, Tally, TaskRunner, read_option
+from archloom.evaluator.task_kinds import kind_name
+from archloom.evaluator.tasks.interface import IGNORED, Batch, Tally, TaskRunner
 from archloom.evaluator.tasks.recall import AssociativeRecall
 from archloom.evaluator.tasks.text import ByteText, corpus_digest
 
@@ -14,7 +14,7 @@ TASKS: Mapping[str, Callable[[Task], TaskRunner]] = {
     "mqar": AssociativeRecall.from_task,
     "text": ByteText.from_task,
 }
-"""Every kind of task. A new kind is a new line here."""
+"""The runner of every kind of task. A new kind is a line here and a row of `task_table.KINDS`."""
 
 
 def make_runner(task: Task) -> TaskRunner:
@@ -22,10 +22,4 @@ def make_runner(task: Task) -> TaskRunner:
 
     Raises `ConfigError` for an unknown kind or a bad option, `EnvironmentProblem` if its data cannot be read.
     """
-    kind = read_option(task, KIND, task.name)
-    if kind not in TASKS:
-        raise ConfigError(
-            f"task {task.name!r} is of unknown kind {kind!r}; the kinds are {', '.join(sorted(TASKS))}. "
-            f"Name the task after one, or set its option {KIND!r}."
-        )
-    return TASKS[kind](task)
+    return TASKS[kind_name(task)](task)

@@ -1,47 +1,65 @@
 """What a proxy task is to the training loop: batches, a tally of what the model did on them, and a score in [0, 1]."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import Tensor
-
-from archloom.db.records import Task
-from archloom.errors import ConfigError
 
 IGNORED = -100
 """The target of a position that is not scored (the default `ignore_index` of `torch.nn.functional.cross_entropy`)."""
 
-KIND = "kind"
-"""Option that names the kind of a task where its name is not the kind, so that a protocol can hold two of one kind."""
-
-Option = TypeVar("Option", int, float, str)
+TRAINING_STREAM, EVALUATION_STREAM = 0, 1
+"""First words of the two kinds of seeds, so that no run trains on the evaluation set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """`inputs` [B, T] int64 symbols and `targets` [B, T] int64 symbols, `IGNORED` where nothing is scored."""
+    """Symbols, or vectors where the task's kind says so.
+
+    Symbols: `inputs` [B, T] int64 and `targets` [B, T] int64, `IGNORED` where nothing is scored. Vectors: `inputs`
+    [B, T, C] float32 and `targets` [B, T, C] float32, NaN where nothing is scored. `source` [B, S] or [B, S, C] is what
+    a cross pattern reads. `slices` name parts of the scored positions, each a mask [B, T], that are tallied apart too.
+    """
 
     inputs: Tensor
     targets: Tensor
+    source: Tensor | None = None
+    slices: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> Tensor:
+        """Mask [B, T], or [B, T, C] of numbers where targets are vectors."""
+        return ~torch.isnan(self.targets) if self.targets.is_floating_point() else self.targets != IGNORED
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            source=None if self.source is None else self.source.to(device),
+            slices={name: mask.to(device) for name, mask in self.slices.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Sums over scored positions: `nats` of cross-entropy, how many were `correct` by argmax, and how many `scored`."""
+    """Sums over scored positions: `total` of cross-entropy in nats, or of squared errors, how many were `correct` by
+    argmax (none where targets are vectors), and how many `scored`. `slices` has the same of named parts."""
 
-    nats: float
+    total: float
     correct: int
     scored: int
+    slices: Mapping[str, "Tally"] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy in nats."""
-        return self.nats / self.scored
+        """Mean cross-entropy in nats, or mean squared error; NaN if nothing was scored."""
+        return self.total / self.scored if self.scored else float("nan")
 
     @property
     def accuracy(self) -> float:
-        return self.correct / self.scored
+        return self.correct / self.scored if self.scored else float("nan")
 
 
 class TaskRunner(Protocol):
@@ -52,6 +70,10 @@ class TaskRunner(Protocol):
         """Sequences in a training batch."""
 
     @property
+    def ramp(self) -> float:
+        """Share of the steps before which the task is easier than it will be: no curve is judged earlier."""
+
+    @property
     def solved(self) -> float | None:
         """The score from which the task counts as solved, or None where no such score is meaningful."""
 
@@ -59,7 +81,7 @@ class TaskRunner(Protocol):
         """The batch of training step `step` in [0, total_steps): the same for the same three numbers."""
 
     def evaluation_batches(self) -> Sequence[Batch]:
-        """The evaluation set: the same for every run."""
+        """The evaluation set: the same for every run. Batches may differ in length."""
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """The task's named numbers for a tally of the evaluation set."""
@@ -68,21 +90,20 @@ class TaskRunner(Protocol):
         """In [0, 1], higher is better, 0 at chance."""
 
 
-def check_options(task: Task, *, known: frozenset[str]) -> None:
-    """Raise `ConfigError` if the task has an option that its kind does not know."""
-    if unknown := sorted({name for name, _ in task.options} - known - {KIND}):
-        raise ConfigError(
-            f"task {task.name!r} has no option {unknown[0]!r}; remove it or write one of {', '.join(sorted(known))}"
-        )
+def above_chance(accuracy: float, chance: float) -> float:
+    """Accuracy as a part of what lies above chance: max(0, (accuracy - chance) / (1 - chance))."""
+    return max(0.0, (accuracy - chance) / (1 - chance))
 
 
-def read_option(task: Task, name: str, default: Option) -> Option:
-    """The option `name` of a task as the type of `default`; raises `ConfigError` if it is of another type."""
-    value = dict(task.options).get(name, default)
-    if isinstance(default, float) and isinstance(value, int):
-        value = float(value)
-    if not isinstance(value, type(default)):
-        raise ConfigError(
-            f"option {name!r} of task {task.name!r} is {value!r}; give a value of type {type(default).__name__}"
+def parts(whole: Batch, size: int) -> list[Batch]:
+    """A batch cut into batches of at most `size` sequences."""
+    cuts = (slice(first, first + size) for first in range(0, len(whole.inputs), size))
+    return [
+        Batch(
+            inputs=whole.inputs[cut],
+            targets=whole.targets[cut],
+            source=None if whole.source is None else whole.source[cut],
+            slices={name: mask[cut] for name, mask in whole.slices.items()},
         )
-    return value
+        for cut in cuts
+    ]

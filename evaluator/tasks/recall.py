@@ -17,14 +17,19 @@ import torch
 from numpy.typing import NDArray
 
 from archloom.db.records import Task
-from archloom.errors import ConfigError
-from archloom.evaluator.tasks.interface import IGNORED, Batch, Tally, check_options, read_option
+from archloom.evaluator.task_kinds import dials, require
+from archloom.evaluator.tasks.interface import (
+    EVALUATION_STREAM,
+    IGNORED,
+    TRAINING_STREAM,
+    Batch,
+    Tally,
+    above_chance,
+    parts,
+)
 
 POWER = 0.01
 """Zoology's `power_a`: a query stands in slot i = 1, 2, ... with weight proportional to i^(POWER - 1)."""
-
-TRAINING_STREAM, EVALUATION_STREAM = 0, 1
-"""First words of the two kinds of seeds, so that no run trains on the evaluation set."""
 
 Symbols = NDArray[np.int64]
 
@@ -43,29 +48,23 @@ class AssociativeRecall:
 
     @classmethod
     def from_task(cls, task: Task) -> "AssociativeRecall":
-        """Options: `pairs` (8), `ramp` (0.4), `evaluation` (512 sequences). Raises `ConfigError`."""
-        check_options(task, known=frozenset({"pairs", "ramp", "evaluation"}))
-        pairs = read_option(task, "pairs", 8)
-        ramp = read_option(task, "ramp", 0.4)
-        evaluation = read_option(task, "evaluation", 512)
+        """Raises `ConfigError`."""
+        given = dials(task)
+        pairs = given.integer("pairs")
         keys, tokens = 2 * (pairs + 1), 4 * pairs
-        rules = (
-            (pairs >= 2, f"`pairs` is {pairs}: take at least 2, or chance is certainty"),
+        require(
+            task,
             (task.length % 2 == 0, f"the length is {task.length}: take an even one"),
             (task.length >= tokens, f"the length is {task.length}: pairs and queries take at least {tokens}"),
             (task.vocabulary >= keys, f"the vocabulary is {task.vocabulary}: keys and values take at least {keys}"),
-            (0.0 <= ramp <= 1.0, f"`ramp` is {ramp}: take a part from 0 to 1"),
-            (evaluation >= 1, f"`evaluation` is {evaluation}: take at least 1 sequence"),
         )
-        if broken := [rule for kept, rule in rules if not kept]:
-            raise ConfigError(f"task {task.name!r} cannot be drawn: {'; '.join(broken)}")
         return cls(
             vocabulary=task.vocabulary,
             length=task.length,
             batch=task.batch,
             pairs=pairs,
-            ramp=ramp,
-            evaluation=evaluation,
+            ramp=given.number("ramp"),
+            evaluation=given.integer("evaluation"),
         )
 
     def training_batch(self, step: int, *, total_steps: int, seed: int) -> Batch:
@@ -84,8 +83,7 @@ class AssociativeRecall:
     def evaluation_batches(self) -> Sequence[Batch]:
         rng = np.random.default_rng((EVALUATION_STREAM, self.vocabulary, self.length, self.pairs))
         whole = self._draw(rng, count=self.evaluation, pairs=self.pairs)
-        parts = (slice(first, first + self.batch) for first in range(0, self.evaluation, self.batch))
-        return [Batch(inputs=whole.inputs[part], targets=whole.targets[part]) for part in parts]
+        return parts(whole, self.batch)
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy`, both over the queries."""
@@ -93,8 +91,7 @@ class AssociativeRecall:
 
     def score(self, tally: Tally) -> float:
         """Accuracy above chance: max(0, (accuracy - 1/P) / (1 - 1/P))."""
-        chance = 1 / self.pairs
-        return max(0.0, (tally.accuracy - chance) / (1 - chance))
+        return above_chance(tally.accuracy, 1 / self.pairs)
 
     def _draw(self, rng: np.random.Generator, *, count: int, pairs: int) -> Batch:
         first_value = self.vocabulary // 2

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from archloom.db.records import Task
 from archloom.errors import ConfigError, EnvironmentProblem
-from archloom.evaluator.tasks.interface import Batch, Tally, check_options, read_option
+from archloom.evaluator.task_kinds import dials
+from archloom.evaluator.tasks.interface import TRAINING_STREAM, Batch, Tally
 
 STANDARD_LIBRARY = "stdlib"
 """The `source` that stands for the standard library's Python sources; any other source is a path."""
@@ -38,7 +39,6 @@ BUILD_RECORDS = ("_sysconfigdata", "config-")
 BYTES = 256
 BLOCKS = 100
 VALIDATION_EVERY = 20
-TRAINING_STREAM = 0
 
 Bytes = NDArray[np.uint8]
 
@@ -141,6 +141,7 @@ class ByteText:
     length: int
     batch: int
     windows: int
+    ramp: float = 0.0
     solved: float | None = None
 
     @classmethod
@@ -149,11 +150,11 @@ class ByteText:
 
         Raises `EnvironmentProblem` if the text is missing or is not the text of the digest, `ConfigError` otherwise.
         """
-        check_options(task, known=frozenset({"source", "digest", "windows"}))
+        given = dials(task)
         if task.vocabulary != BYTES:
             raise ConfigError(f"task {task.name!r} is over bytes: set its vocabulary to {BYTES}, not {task.vocabulary}")
-        corpus = load_corpus(read_option(task, "source", STANDARD_LIBRARY))
-        digest = read_option(task, "digest", "")
+        corpus = load_corpus(given.text("source"))
+        digest = given.text("digest")
         if digest not in ("", corpus.digest):
             raise EnvironmentProblem(
                 f"text source {corpus.source!r} of task {task.name!r} is not this protocol's text: its SHA-256 is "
@@ -167,10 +168,7 @@ class ByteText:
                     f"text source {corpus.source!r} leaves {len(part)} bytes for {name}, and task {task.name!r} reads "
                     f"{task.length + 1} at once; name a longer text, or set a smaller length"
                 )
-        windows = read_option(task, "windows", 64)
-        if windows < 1:
-            raise ConfigError(f"option 'windows' of task {task.name!r} is {windows}; take at least 1")
-        return cls(corpus=corpus, length=task.length, batch=task.batch, windows=windows)
+        return cls(corpus=corpus, length=task.length, batch=task.batch, windows=given.integer("windows"))
 
     def training_batch(self, step: int, *, total_steps: int, seed: int) -> Batch:
         """[batch, length] at starts drawn uniformly; `total_steps` plays no part."""

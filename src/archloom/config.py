@@ -10,8 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from archloom.evaluator.dials import alike
+from archloom.evaluator.task_table import KINDS
 
 if TYPE_CHECKING:
     from archloom.resolve import Resolved
@@ -66,7 +69,13 @@ class Training(Section):
 
 
 class TaskSection(Section):
-    """A proxy task. `kind` is its name unless it is given, so that a protocol can hold two of one kind."""
+    """A proxy task. `kind` is its name unless it is given, so that a protocol can hold two of one kind.
+
+    Beside these keys it has the dials of its kind; what is left out takes the kind's default
+    (`archloom.evaluator.task_table`, or `archloom tasks`).
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     name: str = Field(min_length=1)
     kind: str
@@ -76,54 +85,30 @@ class TaskSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _named_after_its_kind(cls, given: object) -> object:
-        return {"kind": given["name"], **given} if isinstance(given, dict) and "name" in given else given
+    def _completed_from_its_kind(cls, given: object) -> object:
+        name = given.get("kind", given.get("name")) if isinstance(given, dict) else None
+        if not isinstance(given, dict) or not isinstance(name, str):
+            return given
+        if name not in KINDS:
+            raise _misplaced((), f"should be named after its kind, or have a key `kind`; {alike(name, KINDS)}")
+        kind = KINDS[name]
+        ends = {"kind": name, "vocabulary": kind.vocabulary, "length": kind.length, "batch": kind.batch}
+        return ends | {dial.name: dial.default for dial in kind.dials} | given
 
+    @model_validator(mode="after")
+    def _dials_in_range(self) -> Self:
+        known = {dial.name: dial for dial in KINDS[self.kind].dials}
+        for name, value in self.dials.items():
+            if name not in known:
+                raise _misplaced((name,), f"unknown key; {alike(name, (*known, *type(self).model_fields))}")
+            if rule := known[name].broken(value):
+                raise _misplaced((name,), f"is {value!r} and {rule}")
+        return self
 
-class RecallTask(TaskSection):
-    """Multi-query associative recall (Zoology, Arora et al. 2023)."""
-
-    kind: Literal["mqar"]
-    vocabulary: Positive = 64
-    length: Positive = 32
-    batch: Positive = 64
-    pairs: Positive = 8
-    """Key-value pairs to remember."""
-    ramp: float = Field(default=0.4, ge=0, le=1)
-    """Share of the steps over which the pairs grow from one to `pairs`; a fixed number inverts rankings."""
-    evaluation: Positive = 512
-    """Sequences of the evaluation set."""
-
-
-class TextTask(TaskSection):
-    """Next-byte prediction on real text."""
-
-    kind: Literal["text"]
-    vocabulary: Positive = 256
-    length: Positive = 128
-    batch: Positive = 16
-    source: str = Field(default="stdlib", min_length=1)
-    """`stdlib` for the sources of the Python standard library, or a folder or file of text."""
-    windows: Positive = 64
-    """Sequences of the evaluation set."""
-
-
-def task_kind(given: Any) -> str | None:
-    """The kind of a task that is not checked yet."""
-    if isinstance(given, TaskSection):
-        return given.kind
-    kind = given.get("kind", given.get("name")) if isinstance(given, dict) else None
-    return kind if isinstance(kind, str) else None
-
-
-AnyTask = Annotated[
-    Annotated[RecallTask, Tag("mqar")] | Annotated[TextTask, Tag("text")],
-    Discriminator(
-        task_kind,
-        custom_error_type="task_kind",
-        custom_error_message="should be named after its kind, mqar or text, or have a key `kind`",
-    ),
-]
+    @property
+    def dials(self) -> dict[str, Any]:
+        """The settings of its kind."""
+        return self.model_extra or {}
 
 
 class StageSection(Section):
@@ -156,9 +141,9 @@ class ProtocolSection(Section):
     tolerance: Fraction = 0.02
     """Largest relative distance from that count."""
     training: Training = Training()
-    tasks: Annotated[tuple[AnyTask, ...], Field(min_length=1)] = (
-        RecallTask(name="mqar", kind="mqar"),
-        TextTask(name="text", kind="text"),
+    tasks: Annotated[tuple[TaskSection, ...], Field(min_length=1)] = (
+        TaskSection.model_validate({"name": "mqar"}),
+        TaskSection.model_validate({"name": "text"}),
     )
     rungs: Annotated[tuple[RungSection, ...], Field(min_length=1)] = (
         RungSection(stages=(StageSection(task="mqar", steps=200),)),

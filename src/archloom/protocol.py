@@ -5,9 +5,10 @@ What a name stands for is looked up here, before anything is written: architectu
 
 import difflib
 
-from archloom.config import Config, ProtocolSection, RecallTask, TextTask
+from archloom.config import Config, ProtocolSection, TaskSection
 from archloom.db.records import Protocol, Rung, Stage, Task, Training
 from archloom.errors import ConfigError
+from archloom.evaluator.task_kinds import KIND
 from archloom.search_space import GRAMMAR_VERSION, identity, text, zoo
 from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.types import Type
@@ -56,20 +57,21 @@ def baselines(config: Config) -> tuple[str, ...]:
     return zoo.STANDARD if config.search.baselines is None else config.search.baselines
 
 
-def _task(section: RecallTask | TextTask) -> Task:
+def _task(section: TaskSection) -> Task:
     """The record of a task, its own options sorted by name; text is pinned by the digest of its corpus."""
     from archloom.evaluator.tasks import corpus_digest, make_runner
 
-    own = section.model_dump(exclude={"name", "kind", "vocabulary", "length", "batch"})
-    options: dict[str, int | float | str] = own if section.kind == section.name else {**own, "kind": section.kind}
-    if isinstance(section, TextTask):
-        options["digest"] = corpus_digest(section.source)
+    own: dict[str, int | float | str] = dict(section.dials)
+    if section.kind != section.name:
+        own[KIND] = section.kind
+    if "digest" in own:
+        own["digest"] = own["digest"] or corpus_digest(str(own["source"]))
     task = Task(
         name=section.name,
         vocabulary=section.vocabulary,
         length=section.length,
         batch=section.batch,
-        options=tuple(sorted(options.items())),
+        options=tuple(sorted(own.items())),
     )
     make_runner(task)
     return task

@@ -160,7 +160,7 @@ def _values(config: Config, *, given: Mapping[str, Any], origins: Mapping[Key, s
 
 def _leaves(value: object, *, key: Key) -> Iterator[tuple[Key, object]]:
     if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
+        for name in (*type(value).model_fields, *(value.model_extra or ())):
             yield from _leaves(getattr(value, name), key=(*key, name))
     elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
         for index, item in enumerate(value):
@@ -197,7 +197,7 @@ def _explain(detail: ErrorDetails, *, origins: Mapping[Key, str], path: str) -> 
             return f"{where}: {dotted(key)}: unknown key; {_hint(str(key[-1]), section)}"
         case "missing":
             return f"{where}: {dotted(key)} is missing"
-        case "task_kind" | "misplaced":
+        case "misplaced":
             return f"{where}: {dotted(key)}: {detail['msg']}"
         case _:
             rule = detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
@@ -206,23 +206,12 @@ def _explain(detail: ErrorDetails, *, origins: Mapping[Key, str], path: str) -> 
 
 
 def _descend(location: Key) -> tuple[Key, type[BaseModel]]:
-    """The path a user wrote for pydantic's location (which also names the member of a union), and its section."""
+    """The path a user wrote and the section it leads to."""
     section: type[BaseModel] = Config
-    members: tuple[type[BaseModel], ...] = ()
-    path: list[str | int] = []
     for part in location:
-        if member := next((model for model in members if part == _tag(model)), None):
-            section, members = member, ()
-            continue
-        path.append(part)
         if field := section.model_fields.get(str(part)):
-            models = _models(field.annotation)
-            section, members = (models[0], ()) if len(models) == 1 else (section, models)
-    return tuple(path), section
-
-
-def _tag(model: type[BaseModel]) -> str:
-    return str(get_args(model.model_fields["kind"].annotation)[0])
+            section = next(iter(_models(field.annotation)), section)
+    return tuple(location), section
 
 
 def _models(annotation: Any) -> tuple[type[BaseModel], ...]:

@@ -142,7 +142,7 @@ def test_arms_are_normalised(tmp_path: Path) -> None:
             5,
             "protocol.tasks[0].pears: unknown key; did you mean 'pairs'?",
         ),
-        ("[[protocol.tasks]]\nname = 'copy'", 3, "should be named after its kind, mqar or text"),
+        ("[[protocol.tasks]]\nname = 'copy'", 3, "should be named after its kind"),
         ("[[protocol.tasks]]\nname = 'text'\n[[protocol.tasks]]\nname = 'text'", 6, "described twice"),
         (
             "[[protocol.rungs]]\nstages = [\n{ task = 'mqar', steps = 1 },\n{ task = 'mqr', steps = 1 }]",

@@ -85,7 +85,7 @@ def test_the_evaluation_set_is_fixed_whole_and_hard() -> None:
 
 @pytest.mark.parametrize(("correct", "score"), [(80, 1.0), (10, 0.0), (0, 0.0), (45, 0.5)])
 def test_the_score_is_accuracy_above_chance(correct: int, score: float) -> None:
-    tally = Tally(nats=8.0, correct=correct, scored=80)
+    tally = Tally(total=8.0, correct=correct, scored=80)
     assert make_runner(MQAR).score(tally) == pytest.approx(score)
     assert make_runner(MQAR).metrics(tally) == {"loss": 0.1, "accuracy": correct / 80}
 
@@ -93,11 +93,11 @@ def test_the_score_is_accuracy_above_chance(correct: int, score: float) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"options": (("pairs", 1),)}, "`pairs` is 1"),
+        ({"options": (("pairs", 1),)}, "is 1: it should be at least 2"),
         ({"options": (("pairs", 9),)}, "at least 36"),
         ({"length": 33}, "even"),
         ({"vocabulary": 17}, "at least 18"),
-        ({"options": (("ramp", 2),)}, "from 0 to 1"),
+        ({"options": (("ramp", 2),)}, "should be from 0 to 1"),
         ({"options": (("pears", 8),)}, "no option 'pears'"),
         ({"options": (("pairs", "8"),)}, "type int"),
         ({"name": "recall"}, "unknown kind 'recall'"),

@@ -125,12 +125,12 @@ def test_evaluation_windows_are_fixed_and_span_the_validation_text(folder: Path)
 
 def test_the_score_is_the_part_of_eight_bits_saved() -> None:
     runner = make_runner(TEXT)
-    uniform = Tally(nats=10 * float(np.log(256)), correct=0, scored=10)
-    half = Tally(nats=10 * float(np.log(16)), correct=5, scored=10)
+    uniform = Tally(total=10 * float(np.log(256)), correct=0, scored=10)
+    half = Tally(total=10 * float(np.log(16)), correct=5, scored=10)
     assert runner.score(uniform) == pytest.approx(0.0, abs=1e-12)
     assert runner.metrics(half) == pytest.approx({"loss": 4.0, "accuracy": 0.5})
     assert runner.score(half) == pytest.approx(0.5)
-    assert runner.score(Tally(nats=1000.0, correct=0, scored=10)) == 0.0
+    assert runner.score(Tally(total=1000.0, correct=0, scored=10)) == 0.0
 
 
 def test_text_of_another_digest_is_refused(folder: Path) -> None:

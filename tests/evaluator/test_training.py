@@ -155,7 +155,7 @@ def test_an_evaluation_is_the_mean_over_scored_positions() -> None:
                     scored += 1
     tally = evaluate(model, batches)
     assert (tally.correct, tally.scored) == (correct, scored) == (correct, 64)
-    assert tally == Tally(nats=pytest.approx(nats, rel=1e-5), correct=correct, scored=scored)
+    assert tally == Tally(total=pytest.approx(nats, rel=1e-5), correct=correct, scored=scored)
     assert model.training
 
 
