@@ -43,7 +43,8 @@ class EvaluationState(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """Why an evaluation has no score. Only `WORKER_LOST` is retried: it says nothing of the candidate."""
+    """Why an evaluation has no score. Whatever says nothing of the candidate is tried again first: a lost worker, and
+    one that the kernel killed for want of memory, which the whole machine shares."""
 
     BUDGET = "budget"
     BUILD = "build"
@@ -54,9 +55,12 @@ class FailureKind(StrEnum):
     GRADIENT = "gradient"
     LOWERING = "lowering"
     COST = "cost"
+    DETERMINISM = "determinism"
+    STABILITY = "stability"
     DUPLICATE = "duplicate"
     DIVERGED = "diverged"
     TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
     ERROR = "error"
     WORKER_LOST = "worker_lost"
 
@@ -94,12 +98,25 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """The optimiser of a protocol: AdamW, constant rate after `warmup` steps, decayed over the last quarter."""
+    """The optimiser of a protocol: AdamW, constant rate after `warmup` steps, decayed over the last quarter.
+
+    `rates` gives a family of architectures (`search_space.families`) a grid of learning rates of its own: each is
+    trained from the same weights on the same data and the best final score counts. Other families have the one
+    `learning_rate`.
+    """
 
     learning_rate: float = 1e-2
     weight_decay: float = 0.01
     warmup: int = 10
     clip: float = 1.0
+    rates: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def grid(self, family: str) -> tuple[float, ...]:
+        return dict(self.rates).get(family, (self.learning_rate,))
+
+
+PROTOCOL_VERSION = 2
+"""Raised when the same protocol record comes to mean another score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +124,8 @@ class Protocol:
     """Everything that fixes what a score means. Scores of different protocols are never ranked together.
 
     `reference` is the term (text) of the architecture whose parameter count at width `width` is the target that every
-    candidate matches within `tolerance`. `depth` is the largest number of blocks.
+    candidate matches within `tolerance`. `depth` is the largest number of blocks. `baselines` are (name, term): what
+    effects are measured against. `suite` names the suite and version that tasks and rungs were taken from, if any.
     """
 
     version: int
@@ -120,6 +138,8 @@ class Protocol:
     rungs: tuple[Rung, ...]
     training: Training = Training()
     threads: int = 1
+    suite: str = ""
+    baselines: tuple[tuple[str, str], ...] = ()
 
     def task(self, name: str) -> Task:
         return next(task for task in self.tasks if task.name == name)
@@ -130,7 +150,11 @@ class Protocol:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        """Sorted by key. What version 1 did not have is left out of it, so that its protocols keep their ids."""
+        data = asdict(self)
+        if self.version == 1:
+            del data["suite"], data["baselines"], data["training"]["rates"]
+        return json.dumps(data, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Protocol":
@@ -143,7 +167,10 @@ class Protocol:
             )
             for rung in data["rungs"]
         )
-        return cls(**{**data, "tasks": tasks, "rungs": rungs, "training": Training(**data["training"])})
+        training = dict(data["training"])
+        training["rates"] = tuple((family, tuple(grid)) for family, grid in training.get("rates", ()))
+        baselines = tuple((name, term) for name, term in data.get("baselines", ()))
+        return cls(**{**data, "tasks": tasks, "rungs": rungs, "training": Training(**training), "baselines": baselines})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

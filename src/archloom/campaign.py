@@ -42,7 +42,7 @@ from archloom.evaluator.executors import Executor, make_executor
 from archloom.meter import Meter
 from archloom.planner import Planner, RunningJob
 from archloom.progress import Outcome, Progress, best, jobs_expected
-from archloom.protocol import baselines, to_protocol
+from archloom.protocol import check_version, to_protocol
 from archloom.schedule import gate_trial, rung_trials
 
 ATTEMPTS = 3
@@ -67,11 +67,11 @@ def run(
     EnvironmentProblem if another process runs the campaign, text is missing or the executor cannot start.
     """
     protocol = to_protocol(config)
-    names = baselines(config)
     name = config.campaign.name
     if not resume:
         store.create_campaign(_campaign(config, protocol), protocol=protocol)
     elif store.campaign(name).protocol != protocol.id:
+        check_version(store.protocol(store.campaign(name).protocol))
         raise ConfigError(
             f"campaign {name!r} ran under protocol {store.campaign(name).protocol}, and here its configuration makes "
             f"{protocol.id}: the text it trains on differs. Resume it with the text, or on the machine, it began with"
@@ -91,7 +91,7 @@ def run(
             kernels=config.executor.kernels,
         ) as executor:
             planner = Planner(config, protocol=protocol, arms=make_arms(config, store), store=store)
-            planner.add_baselines(names)
+            planner.add_baselines()
             session = _Session(config, planner=planner, protocol=protocol, store=store, executor=executor, owner=owner)
             outcome = session.run(progress, stopping)
         state = outcome.state

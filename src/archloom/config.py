@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from archloom.evaluator.dials import alike
+from archloom.evaluator.suites import SUITES
 from archloom.evaluator.task_table import KINDS
+from archloom.search_space import families
 
 if TYPE_CHECKING:
     from archloom.resolve import Resolved
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+def _tuples(value: object) -> object:
+    """The value with tuples for lists: what a strict check takes of a document once a validator has looked at it."""
+    match value:
+        case dict():
+            return {name: _tuples(each) for name, each in value.items()}
+        case list():
+            return tuple(_tuples(each) for each in value)
+        case _:
+            return value
+
+
+def _misplaced(path: tuple[str | int, ...], rule: str) -> PydanticCustomError:
+    """An error of a key below the model that found it; `archloom.resolve` adds the path to the place it reports."""
+    return PydanticCustomError("misplaced", "{rule}", {"rule": rule, "path": path})
 
 
 class Section(BaseModel):
@@ -66,6 +85,20 @@ class Training(Section):
     """Steps of linear growth before the constant rate."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of a gradient."""
+    rates: dict[str, tuple[Rate, ...]] = {}
+    """A grid of rates for a family (attention, recurrence, convolution, pointwise); the best of it counts."""
+
+    @field_validator("rates")
+    @classmethod
+    def _of_families(cls, rates: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for name, grid in rates.items():
+            if name not in families.ALL:
+                raise PydanticCustomError(
+                    "family", "no family {name}; {hint}", {"name": name, "hint": alike(name, families.ALL)}
+                )
+            if not grid:
+                raise PydanticCustomError("grid", "the grid of {name} is empty; leave it out", {"name": name})
+        return rates
 
 
 class TaskSection(Section):
@@ -130,8 +163,10 @@ class RungSection(Section):
 
 
 class ProtocolSection(Section):
-    """Everything that fixes what a score means."""
+    """Everything that fixes what a score means. A suite gives width, depth, tasks and rungs that are not given."""
 
+    suite: str = ""
+    """A named suite of proxy tasks (`archloom tasks`), or none."""
     width: Positive = 32
     """Model width of the reference, in channels."""
     depth: Positive = 2
@@ -149,6 +184,21 @@ class ProtocolSection(Section):
         RungSection(stages=(StageSection(task="mqar", steps=200),)),
         RungSection(stages=(StageSection(task="mqar", steps=300, seeds=(1,)), StageSection(task="text", steps=200))),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _taken_from_its_suite(cls, given: object) -> object:
+        name = given.get("suite") if isinstance(given, dict) else None
+        if not isinstance(given, dict) or not isinstance(name, str) or not name:
+            return _tuples(given)
+        suite = SUITES.get(name.partition("/")[0])
+        if suite is None:
+            raise _misplaced(("suite",), f"is {name!r}, and there is no such suite; {alike(name, SUITES)}")
+        if name not in (suite.name, suite.title):
+            raise _misplaced(("suite",), f"is {name!r}, and this archloom has {suite.title}")
+        if ("tasks" in given) != ("rungs" in given):
+            raise _misplaced((), "a suite's tasks and rungs are replaced together, or not at all")
+        return _tuples(suite.section() | given | {"suite": suite.title})
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -289,8 +339,3 @@ class Config(Section):
     def hash(self) -> str:
         """SHA-256 of `to_json`, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-
-def _misplaced(path: tuple[str | int, ...], rule: str) -> PydanticCustomError:
-    """An error of a key below the model that found it; `archloom.resolve` adds the path to the place it reports."""
-    return PydanticCustomError("misplaced", "{rule}", {"rule": rule, "path": path})

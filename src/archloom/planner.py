@@ -4,7 +4,7 @@ It holds the sequence of jobs so far and shows to `archloom.schedule` and the ar
 decision may depend on. It never starts anything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -14,8 +14,8 @@ from archloom.db.records import Candidate, EvaluationKey, Origin, Protocol, Resu
 from archloom.db.store import Store
 from archloom.errors import ConfigError
 from archloom.schedule import Job, next_arm, promotion, visible_trials
-from archloom.search_space import zoo
 from archloom.search_space.identity import term_id
+from archloom.search_space.text import parse
 
 REPEATS = 50
 """Times an arm is asked again when it repeats a known candidate."""
@@ -46,17 +46,16 @@ class Planner:
         self._visible: dict[int, list[Result]] = {}
         self._visible_jobs = 0
 
-    def add_baselines(self, names: Sequence[str]) -> None:
-        """The zoo systems that run beside the search: the first candidates."""
-        for index, name in enumerate(names):
-            term = zoo.load(name, depth=self.protocol.depth)
-            candidate = Candidate(id=term_id(term), term=term.text, origin=Origin.ZOO, index=index, name=name)
+    def add_baselines(self) -> None:
+        """The protocol's baselines run beside the search: the first candidates."""
+        for index, (name, term) in enumerate(self.protocol.baselines):
+            candidate = Candidate(id=term_id(parse(term)), term=term, origin=Origin.ZOO, index=index, name=name)
             if candidate.id in self._ids:
                 raise ConfigError(
                     f"search.baselines: {name!r} is the same architecture as an earlier one at this depth"
                 )
             self._add(candidate)
-        self.baselines = len(names)
+        self.baselines = len(self.protocol.baselines)
 
     @property
     def proposed(self) -> int:

@@ -6,22 +6,19 @@ What a name stands for is looked up here, before anything is written: architectu
 import difflib
 
 from archloom.config import Config, ProtocolSection, TaskSection
-from archloom.db.records import Protocol, Rung, Stage, Task, Training
+from archloom.db.records import PROTOCOL_VERSION, Protocol, Rung, Stage, Task, Training
 from archloom.errors import ConfigError
 from archloom.evaluator.task_kinds import KIND
 from archloom.search_space import GRAMMAR_VERSION, identity, text, zoo
 from archloom.search_space.patterns import CAUSAL
 from archloom.search_space.types import Type
 
-PROTOCOL_VERSION = 1
-"""Raised when the same protocol record comes to mean another score."""
-
 
 def to_protocol(config: Config) -> Protocol:
-    """The protocol that a configuration asks for: the reference as canonical text, the corpus as a digest.
+    """The protocol that a configuration asks for: reference and baselines as canonical text, the corpus as a digest.
 
-    Errors: `ConfigError` for a reference that is neither a name of the zoo nor a term, `EnvironmentProblem` for text
-    that cannot be read. Nothing is written; PyTorch is imported.
+    Errors: `ConfigError` for a reference that is neither a name of the zoo nor a term and for a baseline that is not
+    in the zoo, `EnvironmentProblem` for text that cannot be read. Nothing is written; PyTorch is imported.
     """
     section = config.protocol
     return Protocol(
@@ -39,8 +36,22 @@ def to_protocol(config: Config) -> Protocol:
             )
             for rung in section.rungs
         ),
-        training=Training(**section.training.model_dump()),
+        training=Training(
+            **section.training.model_dump(exclude={"rates"}), rates=tuple(section.training.rates.items())
+        ),
+        suite=section.suite,
+        baselines=tuple((name, zoo.load(name, depth=section.depth).text) for name in baselines(config)),
     )
+
+
+def check_version(protocol: Protocol) -> None:
+    """Raise `ConfigError` if the protocol's scores mean something else to this version of archloom."""
+    if protocol.version != PROTOCOL_VERSION:
+        raise ConfigError(
+            f"protocol {protocol.id} is of version {protocol.version} and this archloom measures by version "
+            f"{PROTOCOL_VERSION}: its scores could not be compared. Its results can be read; to measure, start a new "
+            "campaign from the same file with --fresh-name"
+        )
 
 
 def baselines(config: Config) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from archloom.db.records import GATES, EvaluationKey, Measurement, TrialSpec
 from archloom.db.store import Store
 from archloom.errors import NotFoundError
 from archloom.evaluator.trial import run_trial
+from archloom.protocol import check_version
 
 TOLERANCE = 0.02
 TIMING = frozenset({"train_seconds", "steps_per_second"})
@@ -44,13 +45,17 @@ class ReplayReport:
 
 
 def replay(store: Store, campaign: str, candidate: str, *, exact: bool) -> ReplayReport:
-    """Runs every finished evaluation of a candidate again, in this process. NotFoundError if it has none."""
+    """Runs every finished evaluation of a candidate again, in this process.
+
+    Raises NotFoundError if it has none, ConfigError if its protocol is of another version.
+    """
     trial = next((t for t in store.history(campaign) if t.candidate.id == candidate), None)
     keys = [r.key for r in trial.results if r.failure is None] if trial else []
     if trial is None or not keys:
         raise NotFoundError(f"candidate {candidate[:8]} of campaign {campaign!r} has no finished evaluation to replay")
     record = store.campaign(campaign)
     protocol = store.protocol(record.protocol)
+    check_version(protocol)
     timeout = Config.from_json(record.config).executor.timeout_seconds
     rows = []
     for key in keys:
