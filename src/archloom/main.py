@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from archloom import __version__
-from archloom.commands import candidates, configuration, environment, exports, launch, ledger, space
+from archloom.commands import bench, candidates, configuration, environment, exports, launch, ledger, space
 from archloom.commands.options import DEBUG
 from archloom.errors import ArchloomError
 
@@ -66,6 +66,11 @@ def _application() -> typer.Typer:
     export.command()(exports.optuna)
     app.add_typer(export, name="export")
     app.command()(exports.report)
+    app.command()(bench.tasks)
+    benches = typer.Typer(help="Measure the measuring.", **plain)
+    benches.callback()(bench.group)
+    benches.command()(bench.proxies)
+    app.add_typer(benches, name="bench")
     app.command()(environment.doctor)
     return app
 

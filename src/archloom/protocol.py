@@ -4,6 +4,7 @@ What a name stands for is looked up here, before anything is written: architectu
 """
 
 import difflib
+from collections.abc import Sequence
 
 from archloom.config import Config, ProtocolSection, TaskSection
 from archloom.db.records import PROTOCOL_VERSION, Protocol, Rung, Stage, Task, Training
@@ -20,7 +21,11 @@ def to_protocol(config: Config) -> Protocol:
     Errors: `ConfigError` for a reference that is neither a name of the zoo nor a term and for a baseline that is not
     in the zoo, `EnvironmentProblem` for text that cannot be read. Nothing is written; PyTorch is imported.
     """
-    section = config.protocol
+    return section_protocol(config.protocol, baselines=baselines(config))
+
+
+def section_protocol(section: ProtocolSection, *, baselines: Sequence[str]) -> Protocol:
+    """The protocol of a section, with systems of the zoo as baselines; errors as `to_protocol`."""
     return Protocol(
         version=PROTOCOL_VERSION,
         grammar=GRAMMAR_VERSION,
@@ -40,7 +45,7 @@ def to_protocol(config: Config) -> Protocol:
             **section.training.model_dump(exclude={"rates"}), rates=tuple(section.training.rates.items())
         ),
         suite=section.suite,
-        baselines=tuple((name, zoo.load(name, depth=section.depth).text) for name in baselines(config)),
+        baselines=tuple((name, zoo.load(name, depth=section.depth).text) for name in baselines),
     )
 
 
