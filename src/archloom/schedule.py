@@ -8,6 +8,7 @@ on any executor, and after any interruption.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from archloom.db.effects import standings
 from archloom.db.records import GATES, Candidate, EvaluationKey, Origin, Protocol, Result, Trial, TrialSpec
 
 
@@ -23,11 +24,14 @@ def promotion(trials: Sequence[Trial], protocol: Protocol, begun: set[Job]) -> J
     """The next promotion by asynchronous successive halving (Li et al. 2020, arXiv:1810.05934, algorithm 2), or None.
 
     From the highest rung down: of the n candidates with a score on a rung the best floor(n * keep) rise; the best of
-    them that has not begun the next rung goes first. Baselines run every rung anyway and are not counted.
+    them that has not begun the next rung goes first. Best is by `archloom.db.effects.standings` of the given trials:
+    the combined score in units of seed noise, or the mean score until there are baselines to measure from. Baselines
+    run every rung anyway and are not counted.
     """
     for rung in range(len(protocol.rungs) - 2, -1, -1):
         scored = [t for t in trials if t.candidate.origin is not Origin.ZOO and _complete(t, protocol, rung)]
-        scored.sort(key=lambda t: (-t.score(rung), t.candidate.index))
+        standing = standings(trials, protocol, rung=rung) if scored else {}
+        scored.sort(key=lambda t: (-standing[t.candidate.id], t.candidate.index))
         for trial in scored[: int(len(scored) * protocol.rungs[rung].keep)]:
             job = Job(candidate=trial.candidate.index, rung=rung + 1)
             if job not in begun:

@@ -24,7 +24,7 @@ LAYERS = {
     "kernels": Layer(packages=("torch", "triton")),
     "search_space": Layer(packages=("networkx",)),
     "evaluator": Layer(ours=("kernels", "search_space", "db.records"), packages=("torch", "numpy", "ray")),
-    "db": Layer(ours=("search_space",), packages=("sqlalchemy", "alembic", "numpy")),
+    "db": Layer(ours=("search_space",), packages=("sqlalchemy", "alembic", "numpy", "scipy")),
     "agents": Layer(ours=("search_space", "db.records"), packages=("openai",)),
     "dashboards": Layer(ours=("db", "search_space")),
 }

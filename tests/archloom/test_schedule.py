@@ -1,5 +1,8 @@
 """The pure decisions of a campaign: who rises, which arm is due."""
 
+import random
+from dataclasses import replace
+
 from archloom.db.records import Candidate, EvaluationKey, Origin, Protocol, Result, Rung, Stage, Task, Trial
 from archloom.schedule import Job, next_arm, promotion, rung_trials, visible_trials
 
@@ -56,6 +59,50 @@ def test_baselines_and_incomplete_rungs_do_not_count() -> None:
     trials = [trial(0, 0.9, origin=Origin.ZOO), half, trial(2, 0.1), trial(3, 0.2)]
     assert promotion(trials, protocol(), set()) == Job(candidate=3, rung=1)
     assert promotion(trials[:3], protocol(), set()) is None
+
+
+def two_tasks() -> Protocol:
+    """One rung of two tasks, two seeds each, and one above."""
+    stages = tuple(Stage(task=task, steps=1, seeds=(0, 1)) for task in ("mqar", "text"))
+    tasks = tuple(Task(name=task, vocabulary=8, length=8, batch=1) for task in ("mqar", "text"))
+    return replace(protocol(), tasks=tasks, rungs=(Rung(stages=stages, keep=0.5), Rung(stages=stages)))
+
+
+def two_scores(index: int, mqar: tuple[float, float], text: tuple[float, float], *, origin: Origin) -> Trial:
+    """A trial on the two tasks of the lowest rung."""
+    first, second = trial(index, 0, origin=origin), trial(index, 0, origin=origin)
+    results = [
+        replace(result, key=replace(result.key, task=task), score=score)
+        for task, scores, source in (("mqar", mqar, first), ("text", text, second))
+        for result, score in zip(source.results, scores, strict=True)
+    ]
+    return replace(first, results=tuple(results))
+
+
+def test_candidates_rise_by_units_of_seed_noise_once_there_are_baselines() -> None:
+    """Three points of a steady task count more than eight of a noisy one; means would say otherwise."""
+    steady = two_scores(1, (0.45, 0.55), (0.43, 0.43), origin=Origin.RANDOM)
+    noisy = two_scores(2, (0.43, 0.73), (0.4, 0.4), origin=Origin.RANDOM)
+    baseline = two_scores(0, (0.4, 0.7), (0.40, 0.41), origin=Origin.ZOO)
+    assert noisy.score(0) > steady.score(0)
+    assert promotion([steady, noisy], two_tasks(), set()) == Job(candidate=2, rung=1)
+    assert promotion([baseline, steady, noisy], two_tasks(), set()) == Job(candidate=1, rung=1)
+    # A baseline that has not run both tasks is none yet.
+    half = replace(baseline, results=baseline.results[:3])
+    assert promotion([half, steady, noisy], two_tasks(), set()) == Job(candidate=2, rung=1)
+
+
+def test_a_promotion_depends_on_the_trials_and_not_on_their_order() -> None:
+    draw = random.Random(0)
+
+    def scores() -> tuple[float, float]:
+        return draw.random(), draw.random()
+
+    trials = [two_scores(n, scores(), scores(), origin=Origin.ZOO if n < 3 else Origin.RANDOM) for n in range(20)]
+    expected = promotion(trials, two_tasks(), set())
+    for _ in range(20):
+        draw.shuffle(trials)
+        assert promotion(trials, two_tasks(), set()) == expected
 
 
 def test_arms_get_their_shares_at_every_length() -> None:

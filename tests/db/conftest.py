@@ -7,6 +7,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -183,5 +184,51 @@ def make_trial(make_candidate: Callable[..., Candidate]) -> Callable[..., Trial]
             measured = {} if failure else metrics or {}
             results.append(Result(key=key, score=score, metrics=measured, failure=failure, seconds=2.0))
         return Trial(candidate=candidate, results=tuple(results))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def seeded_trial(make_candidate: Callable[..., Candidate]) -> Callable[..., Trial]:
+    """`scores` maps a task to what came of its seeds at one rung: a score, or the way in which it failed."""
+
+    def make(
+        index: int,
+        scores: Mapping[str, Mapping[int, float | FailureKind]],
+        *,
+        rung: int = 0,
+        origin: Origin = Origin.EVOLUTION,
+        name: str | None = None,
+    ) -> Trial:
+        candidate = make_candidate(index, origin=origin, name=name)
+        results = []
+        for task, by_seed in scores.items():
+            for seed, outcome in by_seed.items():
+                failed = isinstance(outcome, FailureKind)
+                results.append(
+                    Result(
+                        key=EvaluationKey(candidate=candidate.id, task=task, rung=rung, seed=seed),
+                        score=None if isinstance(outcome, FailureKind) else outcome,
+                        metrics={},
+                        failure=Failure(kind=FailureKind(outcome), reason="it failed") if failed else None,
+                        seconds=1.0,
+                    )
+                )
+        return Trial(candidate=candidate, results=tuple(results))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def seeded_protocol(protocol: Protocol) -> Callable[..., Protocol]:
+    """`rungs` rungs, each with every task on every seed."""
+
+    def make(*tasks: str, seeds: tuple[int, ...] = (0, 1), rungs: int = 1, keep: float = 0.5) -> Protocol:
+        stages = tuple(Stage(task=task, steps=10, seeds=seeds) for task in tasks)
+        return replace(
+            protocol,
+            tasks=tuple(Task(name=task, vocabulary=8, length=8, batch=1) for task in tasks),
+            rungs=(Rung(stages=stages, keep=keep),) * rungs,
+        )
 
     return make
