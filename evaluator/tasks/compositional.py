@@ -30,7 +30,6 @@ import torch
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
-from archloom.evaluator.tasks.crossed import grown
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -41,6 +40,7 @@ from archloom.evaluator.tasks.interface import (
     parts,
 )
 from archloom.evaluator.tasks.programs import FEATURES, HELD, Program, Symbols, ask, programs
+from archloom.evaluator.tasks.ramps import grown
 
 FEWEST = HELD + 1
 """Objects of the smallest scene, and features of a kind that the largest leaves out: one may be asked about."""
@@ -92,7 +92,7 @@ class Compositional:
         """Programs [batch, longest trained] about sources [batch, 2 (distractors + EMPTY) + longest trained]."""
         return self._draw(
             np.random.default_rng((TRAINING_STREAM, seed, step)),
-            _up_to(grown(self.depth, step, total_steps=total_steps, ramp=self.ramp)),
+            _up_to(grown(self.depth, step=step, total_steps=total_steps, ramp=self.ramp)),
             count=self.batch,
             length=max(each.size for each in _up_to(self.depth)),
         )

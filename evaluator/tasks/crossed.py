@@ -34,6 +34,7 @@ from archloom.evaluator.tasks.interface import (
     above_chance,
     parts,
 )
+from archloom.evaluator.tasks.ramps import grown
 
 STOP, WORDS = 1, 2
 """The full stop and the first word; 0 fills what remains."""
@@ -74,7 +75,7 @@ class SetRecall:
         return self._draw(
             np.random.default_rng((TRAINING_STREAM, seed, step)),
             count=self.batch,
-            pairs=grown(self.pairs, step, total_steps=total_steps, ramp=self.ramp),
+            pairs=grown(self.pairs, step=step, total_steps=total_steps, ramp=self.ramp),
         )
 
     def evaluation_batches(self) -> Sequence[Batch]:
@@ -151,7 +152,7 @@ class Translation:
         return self._draw(
             np.random.default_rng((TRAINING_STREAM, seed, step)),
             count=self.batch,
-            words=grown(self.words, step, total_steps=total_steps, ramp=self.ramp),
+            words=grown(self.words, step=step, total_steps=total_steps, ramp=self.ramp),
         )
 
     def evaluation_batches(self) -> Sequence[Batch]:
@@ -176,12 +177,6 @@ class Translation:
         targets = np.full((count, self.words), IGNORED, dtype=np.int64)
         inputs[:, 0], inputs[:, 1:words], targets[:, :words] = STOP, said[:, :-1], said
         return _batch(inputs, targets, source=source)
-
-
-def grown(size: int, step: int, *, total_steps: int, ramp: float) -> int:
-    """1 at the first step, `size` once `ramp * total_steps` steps are done, in equal stages between."""
-    done = step / (ramp * total_steps) if ramp else 1.0
-    return min(size, 1 + int(size * done))
 
 
 def subsets(rng: np.random.Generator, count: int, *, of: int, size: int) -> Symbols:

@@ -22,7 +22,7 @@ import torch
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
-from archloom.evaluator.tasks.crossed import grown, subsets
+from archloom.evaluator.tasks.crossed import subsets
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -32,6 +32,7 @@ from archloom.evaluator.tasks.interface import (
     above_chance,
     parts,
 )
+from archloom.evaluator.tasks.ramps import grown
 
 HOLE, FILLER, LETTERS = 0, 1, 2
 """Two symbols and the first letter."""
@@ -77,7 +78,7 @@ class Mirror:
         return self._draw(
             np.random.default_rng((TRAINING_STREAM, seed, step)),
             count=self.batch,
-            gap=grown(self.gap + 1, step, total_steps=total_steps, ramp=self.ramp) - 1,
+            gap=grown(self.gap + 1, step=step, total_steps=total_steps, ramp=self.ramp) - 1,
         )
 
     def evaluation_batches(self) -> Sequence[Batch]:

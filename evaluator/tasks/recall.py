@@ -27,6 +27,7 @@ from archloom.evaluator.tasks.interface import (
     above_chance,
     parts,
 )
+from archloom.evaluator.tasks.ramps import grown
 
 POWER = 0.01
 """Zoology's `power_a`: a query stands in slot i = 1, 2, ... with weight proportional to i^(POWER - 1)."""
@@ -72,13 +73,8 @@ class AssociativeRecall:
         return self._draw(
             np.random.default_rng((TRAINING_STREAM, seed, step)),
             count=self.batch,
-            pairs=self.pairs_at(step, total_steps=total_steps),
+            pairs=grown(self.pairs, step=step, total_steps=total_steps, ramp=self.ramp),
         )
-
-    def pairs_at(self, step: int, *, total_steps: int) -> int:
-        """1 at the first step, `pairs` once `ramp * total_steps` steps are done, in equal stages between."""
-        done = step / (self.ramp * total_steps) if self.ramp else 1.0
-        return min(self.pairs, 1 + int(self.pairs * done))
 
     def evaluation_batches(self) -> Sequence[Batch]:
         rng = np.random.default_rng((EVALUATION_STREAM, self.vocabulary, self.length, self.pairs))
