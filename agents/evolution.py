@@ -2,7 +2,7 @@
 
 The population is the youngest `population` of the arm's own candidates with a score, filled up with the best baselines
 while there are too few; a parent is the best of a random tournament. Trials are compared by the highest rung they
-reached and their score there, so a candidate that was judged worth more training beats one that was not.
+reached and their fitness there, so a candidate that was judged worth more training beats one that was not.
 """
 
 import math
@@ -65,6 +65,6 @@ def population(history: Sequence[Trial], size: int) -> list[Trial]:
 
 
 def standing(trial: Trial) -> tuple[int, float]:
-    """How trials are ordered: the rung reached, then the score there."""
-    score = trial.score(trial.rung)
-    return trial.rung, -math.inf if math.isnan(score) else score
+    """How trials are ordered: the rung reached, then the fitness there."""
+    fitness = trial.fitness(trial.rung)
+    return trial.rung, -math.inf if math.isnan(fitness) else fitness

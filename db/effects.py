@@ -14,7 +14,7 @@ seeds and not on others), they are too narrow for that candidate: `archloom.db.c
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archloom.db.noise import Noise, noise_floor, seed_scores
 from archloom.db.records import Origin, Protocol, Trial
@@ -155,6 +155,16 @@ def standings(trials: Sequence[Trial], protocol: Protocol, *, rung: int) -> dict
         if any(result.key.rung == rung and result.key.task in expected for result in trial.results):
             found[trial.candidate.id] = combined(trial, known) if known else _mean(trial, expected, rung=rung)
     return found
+
+
+def placed(trials: Sequence[Trial], protocol: Protocol) -> tuple[Trial, ...]:
+    """The same trials, each with its combined score on every rung where there are baselines to measure from."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for rung in range(len(protocol.rungs)):
+        if marks(trials, protocol, rung=rung):
+            for candidate, value in standings(trials, protocol, rung=rung).items():
+                found.setdefault(candidate, []).append((rung, value))
+    return tuple(replace(trial, standings=tuple(found.get(trial.candidate.id, ()))) for trial in trials)
 
 
 def _paired(candidate: Trial, theirs: Sequence[float], *, noise: Noise, seeds: Sequence[int]) -> tuple[float, ...]:

@@ -5,8 +5,9 @@ from collections import defaultdict
 from sqlalchemy import RowMapping, select
 from sqlalchemy.orm import Session
 
-from archloom.db.campaigns import find_campaign_id
+from archloom.db.campaigns import find_campaign, find_campaign_id, find_protocol
 from archloom.db.candidates import list_candidates
+from archloom.db.effects import placed
 from archloom.db.evaluations import is_evaluation, not_planned
 from archloom.db.records import (
     EvaluationKey,
@@ -40,6 +41,7 @@ RESULT = (
 
 def history(session: Session, campaign: str) -> tuple[Trial, ...]:
     """Results stand in the order in which they were planned, whatever the order in which workers ended."""
+    protocol = find_protocol(session, find_campaign(session, campaign).protocol)
     campaign_id = find_campaign_id(session, campaign)
     finished = (
         select(*RESULT)
@@ -57,14 +59,15 @@ def history(session: Session, campaign: str) -> tuple[Trial, ...]:
     unfinished: dict[str, set[int]] = defaultdict(set)
     for candidate_id, rung in session.execute(waiting):
         unfinished[candidate_id].add(rung)
-    return tuple(
+    trials = [
         Trial(
             candidate=candidate,
             results=tuple(results[candidate.id]),
             unfinished=frozenset(unfinished[candidate.id]),
         )
         for candidate in list_candidates(session, campaign)
-    )
+    ]
+    return placed(trials, protocol)
 
 
 def measurement(session: Session, campaign: str, key: EvaluationKey) -> Measurement:

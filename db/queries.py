@@ -18,6 +18,7 @@ RECALL = "mqar"
 
 OBJECTIVES = {
     "score": +1,
+    "effect": +1,
     "recall": +1,
     "loss": -1,
     "parameters": -1,
@@ -32,15 +33,17 @@ OBJECTIVES = {
 class Row:
     """A candidate of the leaderboard; numbers are NaN where nothing was measured.
 
-    `score` is the mean over the tasks and seeds of `rung`. The others come from the highest rung that has them:
-    `loss` of the real-text task, `recall`, `parameters`, `flops` and `state_bytes` as the
-    evaluator counts them. `seconds` is all time spent on the candidate's evaluations.
+    `score` is the mean over the tasks and seeds of `rung`, `effect` the combined score there, in units of seed noise
+    from the best baselines (`db.effects`). The others come from the highest rung that has them: `loss` of the real-text
+    task, `recall`, `parameters`, `flops` and `state_bytes` as the evaluator counts them. `seconds` is all time spent on
+    the candidate's evaluations.
     """
 
     rank: int
     candidate: Candidate
     rung: int
     score: float
+    effect: float
     loss: float
     recall: float
     parameters: float
@@ -60,7 +63,7 @@ class FailureCount:
 
 
 def leaderboard(trials: Sequence[Trial], *, rung: int | None = None, limit: int | None = None) -> tuple[Row, ...]:
-    """Candidates with a score, best first: by rung, then score, then the earlier candidate. Failures are left out.
+    """Candidates with a score, best first: by rung, then fitness, then the earlier candidate. Failures are left out.
 
     Given a `rung`, the board is as it would stand had the campaign ended there: results of higher rungs, failures
     among them, are not looked at, and candidates that did not reach it are not listed.
@@ -78,7 +81,7 @@ def leaderboard(trials: Sequence[Trial], *, rung: int | None = None, limit: int 
     ]
     ordered = sorted(
         ((trial, score) for trial, score in scored if not math.isnan(score)),
-        key=lambda pair: (-pair[0].rung, -pair[1], pair[0].candidate.index),
+        key=lambda pair: (-pair[0].rung, -pair[0].fitness(pair[0].rung), pair[0].candidate.index),
     )
     return tuple(_row(trial, rank=rank, score=score) for rank, (trial, score) in enumerate(ordered[:limit], start=1))
 
@@ -140,6 +143,7 @@ def _row(trial: Trial, *, rank: int, score: float) -> Row:
         candidate=trial.candidate,
         rung=trial.rung,
         score=score,
+        effect=dict(trial.standings).get(trial.rung, math.nan),
         loss=trial.metric("loss", task=TEXT),
         recall=_recall(trial),
         parameters=trial.metric("parameters"),

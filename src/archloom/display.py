@@ -120,13 +120,26 @@ def pairs(values: Mapping[str, object]) -> Table:
 
 
 def leaderboard(rows: Sequence["Row"]) -> Table:
-    columns = ("rank", "candidate", "origin", "rung", "score", "recall", "loss", "parameters", "state bytes", "seconds")
+    columns = (
+        "rank",
+        "candidate",
+        "origin",
+        "rung",
+        "effect",
+        "score",
+        "recall",
+        "loss",
+        "parameters",
+        "state bytes",
+        "seconds",
+    )
     drawn = [
         (
             str(row.rank),
             label(row.candidate),
             row.candidate.origin.value,
             str(row.rung),
+            number(row.effect),
             number(row.score),
             number(row.recall),
             number(row.loss),

@@ -10,6 +10,7 @@ from random import Random
 
 from archloom.agents.proposer import Proposal, Proposer, ProposerFailed
 from archloom.config import Config
+from archloom.db.effects import placed
 from archloom.db.records import Candidate, EvaluationKey, Origin, Protocol, Result, Trial
 from archloom.db.store import Store
 from archloom.errors import ConfigError
@@ -145,7 +146,9 @@ class Planner:
     def _ask(self, arm: str, rng: Random) -> Proposal:
         """An arm learns from the baselines and from its own candidates, so arms can be compared."""
         mine = (Origin.ZOO, Origin(arm))
-        history = [t for t in visible_trials(self.candidates, self._visible) if t.candidate.origin in mine]
+        history = placed(
+            [t for t in visible_trials(self.candidates, self._visible) if t.candidate.origin in mine], self.protocol
+        )
         (proposal,) = self.arms[arm].ask(history, 1, rng)
         return proposal
 

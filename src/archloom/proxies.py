@@ -101,7 +101,7 @@ def measure(
             for completion in executor.completed(timeout=5.0):
                 name, spec = asked[completion.spec.key]
                 found = completion.measurement
-                failure = completion.lost or (found.failure.reason if found and found.failure else "")
+                failed = completion.lost or (found.failure if found else None)
                 run = Run(
                     protocol=protocol.id,
                     task=spec.key.task,
@@ -110,7 +110,7 @@ def measure(
                     steps=spec.steps,
                     score=found.score if found and found.score is not None else 0.0,
                     seconds=found.metrics.get("train_seconds", found.seconds) if found else math.nan,
-                    failure=failure,
+                    failure=failed.reason if failed else "",
                 )
                 known[_key(run)] = run
                 file.write(json.dumps(asdict(run)) + "\n")

@@ -325,7 +325,7 @@ def test_top_ranks_by_rung_and_score(ledger: Path) -> None:
     assert [row["score"] for row in answer("top", "--rung", "0")] == [0.95, 0.9, 0.2]
     assert len(answer("top", "-n", "1")) == 1
     lines = invoke("top").stdout.splitlines()
-    assert next(line for line in lines if "mha" in line).split()[:5] == ["2", "mha", "zoo", "1", "0.800"]
+    assert next(line for line in lines if "mha" in line).split()[:6] == ["2", "mha", "zoo", "1", "–", "0.800"]
 
 
 def test_top_writes_not_measured_as_null(ledger: Path) -> None:
