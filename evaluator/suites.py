@@ -4,7 +4,7 @@ A suite is what a protocol is made from, so a change to one that moves scores ra
 those at which the zoo is told apart (`archloom bench proxies`); `docs/log.md` has what was tried.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,19 +33,133 @@ class Suite:
         return {"width": self.width, "depth": self.depth, "tasks": list(self.tasks), "rungs": list(self.rungs)}
 
 
-def _one_rung(*stages: Given) -> tuple[Given, ...]:
-    return ({"stages": list(stages)},)
+def _stages(steps: Mapping[str, int], *, seeds: Sequence[int]) -> list[Given]:
+    return [{"task": task, "steps": count, "seeds": list(seeds)} for task, count in steps.items()]
 
+
+def _suite(
+    name: str,
+    version: int,
+    about: str,
+    *,
+    width: int,
+    depth: int,
+    steps: Mapping[str, int],
+    tasks: Mapping[str, Given] | None = None,
+    higher: Mapping[str, int] | None = None,
+) -> Suite:
+    """Tasks by name with their steps, at the dials of their kind but for what `tasks` says; two seeds each.
+
+    `higher` are the steps of a second rung, with two fresh seeds.
+    """
+    rungs: list[Given] = [{"stages": _stages(steps, seeds=(0, 1))}]
+    if higher:
+        rungs.append({"stages": _stages(higher, seeds=(2, 3))})
+    named = dict.fromkeys((*steps, *(higher or ())))
+    return Suite(
+        name=name,
+        version=version,
+        about=about,
+        width=width,
+        depth=depth,
+        tasks=tuple({"name": task, **(tasks or {}).get(task, {})} for task in named),
+        rungs=tuple(rungs),
+    )
+
+
+_WIDE = {"kind": "mqar", "vocabulary": 128, "length": 64, "batch": 32, "pairs": 16}
+"""Twice the pairs in twice the tokens."""
 
 _ALL = (
-    Suite(
-        name="smoke",
-        version=1,
-        about="seconds: does it train at all",
+    _suite(
+        "smoke",
+        1,
+        "seconds: does it train at all",
         width=16,
         depth=1,
-        tasks=({"name": "mqar", "vocabulary": 32, "length": 16, "batch": 32, "pairs": 4, "evaluation": 128},),
-        rungs=_one_rung({"task": "mqar", "steps": 60}),
+        steps={"mqar": 100},
+        tasks={"mqar": {"vocabulary": 16, "length": 16, "batch": 32, "pairs": 2, "evaluation": 256}},
+    ),
+    _suite(
+        "recall",
+        1,
+        "what a mixer can look up in its context, symbols and numbers",
+        width=16,
+        depth=2,
+        steps={
+            "mqar": 300,
+            "in_context_recall": 200,
+            "noisy_recall": 200,
+            "passkey": 250,
+            "in_context_regression": 300,
+            "test_time_regression": 250,
+        },
+    ),
+    _suite(
+        "mad",
+        1,
+        "the six tasks of MAD",
+        width=16,
+        depth=2,
+        steps={
+            "in_context_recall": 200,
+            "fuzzy_recall": 200,
+            "noisy_recall": 200,
+            "selective_copying": 250,
+            "compression": 200,
+            "memorisation": 100,
+        },
+    ),
+    _suite(
+        "state",
+        1,
+        "what a mixer can keep track of, beyond the lengths it was trained on",
+        width=16,
+        depth=2,
+        steps={"parity": 200, "permutations": 250},
+    ),
+    _suite(
+        "patterns",
+        1,
+        "the four attention patterns, scores kept apart: causal or not, self or cross",
+        width=16,
+        depth=2,
+        steps={"mirror": 300, "mqar": 300, "set_recall": 300, "translation": 300, "compositional": 400},
+    ),
+    _suite(
+        "lm",
+        1,
+        "language at small scale: stories, the sources of Python, and copying against bigrams",
+        width=32,
+        depth=2,
+        steps={"stories": 400, "text": 300, "bigram_backcopy": 150},
+    ),
+    _suite(
+        "standard",
+        1,
+        "a causal mixer as a whole: recall, state, selection, learning in context, stories",
+        width=16,
+        depth=2,
+        steps={
+            "mqar": 300,
+            "permutations": 250,
+            "parity": 200,
+            "selective_copying": 250,
+            "in_context_regression": 300,
+            "bigram_backcopy": 150,
+            "stories": 400,
+        },
+        higher={
+            "mqar_wide": 400,
+            "permutations": 250,
+            "parity": 200,
+            "selective_copying": 250,
+            "in_context_regression": 300,
+            "bigram_backcopy": 150,
+            "stories": 400,
+            "text": 300,
+        },
+        tasks={"mqar_wide": _WIDE},
     ),
 )
 

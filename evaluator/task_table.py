@@ -98,7 +98,7 @@ KINDS: Mapping[str, Kind] = {
         length=64,
         dials=(
             Dial(name="trained", default=32, least=1, about="longest words of training"),
-            ramp(0.0),
+            ramp(0.5),
             evaluated(256),
         ),
     ),
@@ -116,7 +116,7 @@ KINDS: Mapping[str, Kind] = {
                 about="what words are made of: every element, or adjacent swaps",
             ),
             Dial(name="trained", default=16, least=1, about="longest words of training"),
-            ramp(0.0),
+            ramp(0.5),
             evaluated(256),
         ),
     ),

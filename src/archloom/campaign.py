@@ -6,10 +6,12 @@ Invariants:
 - The sequence of jobs is a function of the configuration alone (`archloom.schedule`). Resuming therefore has no code of
   its own: the sequence is run again from the start and evaluations that the store holds are not run twice.
 - A candidate is trained only after its gates passed and its fingerprint differs from those of all earlier candidates.
+- Time limits hold and finished work is kept while the ledger is out of reach; then it is stored, or measured again.
 - Budgets are reserved before they are spent: nothing starts that is expected to end behind a limit, and what still runs
   when the wall limit has passed is given back to the store unfinished.
 """
 
+import contextlib
 import math
 import os
 import socket
@@ -17,10 +19,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from archloom.arms import make_arms
+from archloom.arrivals import Arrivals
 from archloom.config import Config
+from archloom.db.patience import Patience
 from archloom.db.records import (
     GATES,
     Attempt,
@@ -39,6 +44,7 @@ from archloom.db.records import (
 from archloom.db.store import Store
 from archloom.errors import ConfigError, EnvironmentProblem
 from archloom.evaluator.executors import Executor, make_executor
+from archloom.evaluator.trial import failed
 from archloom.meter import Meter
 from archloom.planner import Planner, RunningJob
 from archloom.progress import Outcome, Progress, best, jobs_expected
@@ -46,7 +52,7 @@ from archloom.protocol import check_version, to_protocol
 from archloom.schedule import gate_trial, rung_trials
 
 ATTEMPTS = 3
-"""Tries at an evaluation whose worker is lost."""
+"""Tries at an evaluation that ends with the loss of its worker each time, counted over all sessions."""
 
 BEAT_SECONDS = 5.0
 POLL_SECONDS = 0.25
@@ -64,7 +70,8 @@ def run(
     """Runs a campaign until its budget is spent or `stopping()` says 1 (drain) or 2 (abort).
 
     Errors: ConfigError for a name that is taken or a configuration that does not fit the stored one,
-    EnvironmentProblem if another process runs the campaign, text is missing or the executor cannot start.
+    EnvironmentProblem if another process runs the campaign, text is missing, the executor cannot start or the store
+    stays out of reach for longer than `executor.patience_seconds`.
     """
     protocol = to_protocol(config)
     name = config.campaign.name
@@ -77,29 +84,52 @@ def run(
             f"{protocol.id}: the text it trains on differs. Resume it with the text, or on the machine, it began with"
         )
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    store.acquire(name, owner=owner)
-    session = None
-    state = CampaignState.STOPPED
-    try:
-        store.expire(name)
-        store.add_event(name, kind="resumed" if resume else "started", text=f"by {owner}")
-        with make_executor(
-            config.executor.kind,
-            workers=config.executor.workers,
-            ray_address=config.ray.address or None,
-            gpus_per_worker=config.ray.gpus_per_worker,
-            kernels=config.executor.kernels,
-        ) as executor:
-            planner = Planner(config, protocol=protocol, arms=make_arms(config, store), store=store)
-            planner.add_baselines()
-            session = _Session(config, planner=planner, protocol=protocol, store=store, executor=executor, owner=owner)
-            outcome = session.run(progress, stopping)
-        state = outcome.state
-        store.add_event(name, kind=state.value, text=outcome.message)
-        return outcome
-    finally:
-        wall = session.meter.wall() if session else store.campaign(name).wall_seconds
-        store.release(name, owner=owner, state=state, wall_seconds=wall)
+    arrivals = Arrivals(stopping)
+    with store.patient(Patience(seconds=config.executor.patience_seconds, pause=arrivals.pause)) as ledger:
+        ledger.acquire(name, owner=owner)
+        session = None
+        try:
+            ledger.expire(name)
+            ledger.add_event(name, kind="resumed" if resume else "started", text=f"by {owner}")
+            with _executor(config) as executor:
+                arrivals.follow(executor)
+                planner = Planner(config, protocol=protocol, arms=make_arms(config, ledger), store=ledger)
+                planner.add_baselines()
+                session = _Session(
+                    config,
+                    planner=planner,
+                    protocol=protocol,
+                    store=ledger,
+                    executor=executor,
+                    arrivals=arrivals,
+                    owner=owner,
+                )
+                outcome = session.run(progress, stopping)
+            ledger.add_event(name, kind=outcome.state.value, text=outcome.message)
+            ledger.release(name, owner=owner, state=outcome.state, wall_seconds=session.meter.wall())
+            return outcome
+        except BaseException:
+            _give_up(name, store=store, owner=owner, wall=session.meter.wall() if session else None)
+            raise
+
+
+def _give_up(name: str, *, store: Store, owner: str, wall: float | None) -> None:
+    """Releases a campaign that something went wrong with. What went wrong is told, and not that this failed too: a
+    ledger out of reach has been waited for, and that its owner is dead is seen without it."""
+    with contextlib.suppress(EnvironmentProblem), store.patient(Patience()) as ledger:
+        spent = ledger.campaign(name).wall_seconds if wall is None else wall
+        ledger.release(name, owner=owner, state=CampaignState.STOPPED, wall_seconds=spent)
+
+
+def _executor(config: Config) -> Executor:
+    return make_executor(
+        config.executor.kind,
+        workers=config.executor.workers,
+        ray_address=config.ray.address or None,
+        gpus_per_worker=config.ray.gpus_per_worker,
+        kernels=config.executor.kernels,
+        memory_gib=config.executor.memory_gib,
+    )
 
 
 def _campaign(config: Config, protocol: Protocol) -> Campaign:
@@ -118,10 +148,18 @@ class _Session:
     """One process running one campaign. Reads top-down: run, begin, submit, collect."""
 
     def __init__(
-        self, config: Config, *, planner: Planner, protocol: Protocol, store: Store, executor: Executor, owner: str
+        self,
+        config: Config,
+        *,
+        planner: Planner,
+        protocol: Protocol,
+        store: Store,
+        executor: Executor,
+        arrivals: Arrivals,
+        owner: str,
     ) -> None:
         self.config, self.planner, self.protocol = config, planner, protocol
-        self.store, self.executor, self.owner = store, executor, owner
+        self.store, self.executor, self.arrivals, self.owner = store, executor, arrivals, owner
         self.name = config.campaign.name
         self.known = {result.key: result for trial in store.history(self.name) for result in trial.results}
         self.ready: deque[TrialSpec] = deque()
@@ -235,8 +273,7 @@ class _Session:
     def _fail(self, spec: TrialSpec, failure: Failure) -> None:
         """Finishes an evaluation that no worker answered."""
         attempt = self._claim(spec, LEASE_MARGIN)
-        measurement = Measurement(key=spec.key, score=None, metrics={}, environment={}, seconds=0.0, failure=failure)
-        self._store(attempt, measurement)
+        self._store(attempt, failed(spec, failure=failure, seconds=0.0))
 
     # -- trials -------------------------------------------------------------------------------------------------------
 
@@ -260,23 +297,33 @@ class _Session:
         return attempt
 
     def _collect(self) -> None:
-        for completion in self.executor.completed(timeout=POLL_SECONDS):
+        self.arrivals.receive(timeout=POLL_SECONDS)
+        while self.arrivals.kept:
+            completion = self.arrivals.kept.popleft()
             spec, attempt = self.running.pop(completion.spec.key)
-            measurement, lost = completion.measurement, completion.lost
-            if measurement is not None and measurement.failure is not None:
-                lost = measurement.failure.reason if measurement.failure.kind is FailureKind.WORKER_LOST else None
-            if lost is None:
+            measurement, lost, seconds = completion.measurement, completion.lost, completion.seconds
+            failure = measurement.failure if measurement is not None else None
+            if measurement is not None and failure is not None and failure.kind is FailureKind.WORKER_LOST:
+                lost, seconds = failure, measurement.seconds
+            if lost is not None:
+                self._lost(spec, attempt, lost, seconds)
+            else:
                 assert measurement is not None
                 self.meter.account(measurement)
                 self._store(attempt, measurement)
                 self._arrived(self.known[spec.key])
-            elif attempt.number < ATTEMPTS:
-                self.store.abandon(self.name, attempt, reason=lost)
-                self.ready.appendleft(spec)
-            else:
-                self.store.abandon(self.name, attempt, reason=lost)
-                self._fail(spec, Failure(kind=FailureKind.WORKER_LOST, reason=f"{lost} ({ATTEMPTS} attempts)"))
-                self._arrived(self.known[spec.key])
+
+    def _lost(self, spec: TrialSpec, attempt: Attempt, failure: Failure, seconds: float) -> None:
+        """Puts a trial first that died with its worker; after `ATTEMPTS` such ends it has failed."""
+        self.meter.waste(seconds)
+        losses = self.store.losses(self.name, spec.key) + 1
+        if losses < ATTEMPTS:
+            self.store.lose(self.name, attempt, reason=failure.reason)
+            self.ready.appendleft(spec)
+            return
+        failure = replace(failure, reason=f"{failure.reason} ({losses} attempts)")
+        self._store(attempt, failed(spec, failure=failure, seconds=seconds))
+        self._arrived(self.known[spec.key])
 
     def _store(self, attempt: Attempt, measurement: Measurement) -> None:
         if not self.store.finish(self.name, attempt, measurement):

@@ -101,6 +101,18 @@ class Training(Section):
         return rates
 
 
+class Stopping(Section):
+    """When a training run ends early; it keeps its last score."""
+
+    patience: Fraction = 0.5
+    """Share of the steps, after a task's ramp, by which a run must have left chance; 1 stops none."""
+    chance: float = Field(default=0.02, ge=0, lt=1)
+    """The highest score that luck reaches."""
+    solved: Fraction = 0.99
+    """A task is solved at this score, `in_a_row` times."""
+    in_a_row: Positive = 2
+
+
 class TaskSection(Section):
     """A proxy task. `kind` is its name unless it is given, so that a protocol can hold two of one kind.
 
@@ -176,6 +188,7 @@ class ProtocolSection(Section):
     tolerance: Fraction = 0.02
     """Largest relative distance from that count."""
     training: Training = Training()
+    stopping: Stopping = Stopping()
     tasks: Annotated[tuple[TaskSection, ...], Field(min_length=1)] = (
         TaskSection.model_validate({"name": "mqar"}),
         TaskSection.model_validate({"name": "text"}),
@@ -276,13 +289,17 @@ class LanguageModel(Section):
 
 
 class Executor(Section):
-    """Where trials run."""
+    """Where trials run, and what they and the store are allowed."""
 
     kind: Literal["ray", "process", "inline"] = "ray"
     workers: int = Field(default=0, ge=0)
     """Zero: one for every core."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     """Longest time of one evaluation."""
+    memory_gib: float | None = Field(default=None, ge=0.5)
+    """Memory of one worker, which has no GPU; a trial that asks for more fails. Without it there is no limit."""
+    patience_seconds: float = Field(default=300.0, ge=0)
+    """How long a store that is out of reach is waited for, while the workers go on."""
     kernels: Literal["chunked", "triton"] = "chunked"
     """Plain PyTorch on any device, or kernels of our own, which need GPUs."""
 

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from archloom import __version__
-from archloom.commands import bench, candidates, configuration, environment, exports, launch, ledger, space
+from archloom.commands import bench, candidates, configuration, environment, exports, knowledge, launch, ledger, space
 from archloom.commands.options import DEBUG
 from archloom.errors import ArchloomError
 
@@ -71,6 +71,11 @@ def _application() -> typer.Typer:
     benches.callback()(bench.group)
     benches.command()(bench.proxies)
     app.add_typer(benches, name="bench")
+    known = typer.Typer(help="What proposers read of known systems.", **plain)
+    known.command()(knowledge.search)
+    known.command()(knowledge.show)
+    known.command()(knowledge.add)
+    app.add_typer(known, name="knowledge")
     app.command()(environment.doctor)
     return app
 

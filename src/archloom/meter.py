@@ -72,6 +72,12 @@ class Meter:
         self._busy += seconds
         self._busy_with_gates += seconds * (measurement.key.task == GATES)
 
+    def waste(self, seconds: float) -> None:
+        """Counts the time that a lost worker had spent on its trial."""
+        self._first_trial = min(self._first_trial, time.monotonic() - seconds)
+        self.device += seconds
+        self._busy += seconds
+
     def overhead(self) -> float:
         """Share of the workers' time since start-up in which they ran no trial; NaN before the first."""
         spent = self._worker_seconds()

@@ -5,9 +5,10 @@ What a name stands for is looked up here, before anything is written: architectu
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from archloom.config import Config, ProtocolSection, TaskSection
-from archloom.db.records import PROTOCOL_VERSION, Protocol, Rung, Stage, Task, Training
+from archloom.db.records import PROTOCOL_VERSION, Protocol, Rung, Stage, Stopping, Task, Training
 from archloom.errors import ConfigError
 from archloom.evaluator.task_kinds import KIND
 from archloom.search_space import GRAMMAR_VERSION, identity, text, zoo
@@ -26,7 +27,7 @@ def to_protocol(config: Config) -> Protocol:
 
 def section_protocol(section: ProtocolSection, *, baselines: Sequence[str]) -> Protocol:
     """The protocol of a section, with systems of the zoo as baselines; errors as `to_protocol`."""
-    return Protocol(
+    protocol = Protocol(
         version=PROTOCOL_VERSION,
         grammar=GRAMMAR_VERSION,
         reference=_reference_text(section),
@@ -46,7 +47,10 @@ def section_protocol(section: ProtocolSection, *, baselines: Sequence[str]) -> P
         ),
         suite=section.suite,
         baselines=tuple((name, zoo.load(name, depth=section.depth).text) for name in baselines),
+        stopping=Stopping(**section.stopping.model_dump()),
     )
+    _check_corpora(protocol)
+    return protocol
 
 
 def check_version(protocol: Protocol) -> None:
@@ -75,13 +79,11 @@ def baselines(config: Config) -> tuple[str, ...]:
 
 def _task(section: TaskSection) -> Task:
     """The record of a task, its own options sorted by name; text is pinned by the digest of its corpus."""
-    from archloom.evaluator.tasks import corpus_digest, make_runner
+    from archloom.evaluator.tasks import data_digest, make_runner
 
     own: dict[str, int | float | str] = dict(section.dials)
     if section.kind != section.name:
         own[KIND] = section.kind
-    if "digest" in own:
-        own["digest"] = own["digest"] or corpus_digest(str(own["source"]))
     task = Task(
         name=section.name,
         vocabulary=section.vocabulary,
@@ -89,8 +91,26 @@ def _task(section: TaskSection) -> Task:
         batch=section.batch,
         options=tuple(sorted(own.items())),
     )
+    if "digest" in own:
+        pinned = own | {"digest": own["digest"] or data_digest(task)}
+        task = replace(task, options=tuple(sorted(pinned.items())))
     make_runner(task)
     return task
+
+
+def _check_corpora(protocol: Protocol) -> None:
+    """Raise `ConfigError` if a stage asks a text for more than it has: it would be seen more than once."""
+    from archloom.evaluator.tasks import corpus_size, make_runner
+
+    for stage in (stage for rung in protocol.rungs for stage in rung.stages):
+        task = protocol.task(stage.task)
+        size, asked = corpus_size(make_runner(task)), stage.steps * task.batch * task.length
+        if size is not None and asked > size:
+            most = size // (task.batch * task.length)
+            raise ConfigError(
+                f"task {task.name!r} is to train on {asked:,} symbols and its text has {size:,}: take a longer text, "
+                f"or at most {most} steps of {task.batch} times {task.length}"
+            )
 
 
 def _reference_text(section: ProtocolSection) -> str:

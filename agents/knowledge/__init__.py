@@ -1,0 +1,1 @@
+"""What proposers read: an entry for each system of the catalogue, lessons of campaigns, and retrieval over both."""
