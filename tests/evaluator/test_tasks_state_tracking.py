@@ -105,7 +105,8 @@ def test_training_is_shorter_than_evaluation_and_may_grow() -> None:
     runner = make_runner(replace(SWAPS, options=(("ramp", 0.5), ("trained", 16))))
     lengths = [runner.training_batch(step, total_steps=96, seed=0).inputs.shape[1] for step in range(96)]
     assert lengths == [min(16, 1 + step // 3) for step in range(96)]
-    assert make_runner(SWAPS).training_batch(0, total_steps=9, seed=0).inputs.shape == (64, 16)
+    whole = make_runner(replace(SWAPS, options=(("ramp", 0.0), ("trained", 16))))
+    assert whole.training_batch(0, total_steps=9, seed=0).inputs.shape == (64, 16)
     batch = runner.evaluation_batches()[0]
     assert batch.inputs.shape == (64, 48)
     assert {name: mask[0].nonzero().flatten().tolist() for name, mask in batch.slices.items()} == {
