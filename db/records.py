@@ -115,6 +115,20 @@ class Training:
         return dict(self.rates).get(family, (self.learning_rate,))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """When a run ends early and keeps its last score, by its own curve alone.
+
+    It has *solved* the task after `in_a_row` evaluations at `solved` or above. It is *hopeless* if no score was above
+    `chance` by the end of the task's ramp and a share `patience` of the steps more.
+    """
+
+    patience: float = 0.5
+    chance: float = 0.02
+    solved: float = 0.99
+    in_a_row: int = 2
+
+
 PROTOCOL_VERSION = 2
 """Raised when the same protocol record comes to mean another score."""
 
@@ -140,6 +154,7 @@ class Protocol:
     threads: int = 1
     suite: str = ""
     baselines: tuple[tuple[str, str], ...] = ()
+    stopping: Stopping | None = None
 
     def task(self, name: str) -> Task:
         return next(task for task in self.tasks if task.name == name)
@@ -153,7 +168,7 @@ class Protocol:
         """Sorted by key. What version 1 did not have is left out of it, so that its protocols keep their ids."""
         data = asdict(self)
         if self.version == 1:
-            del data["suite"], data["baselines"], data["training"]["rates"]
+            del data["suite"], data["baselines"], data["stopping"], data["training"]["rates"]
         return json.dumps(data, sort_keys=True)
 
     @classmethod
@@ -169,8 +184,15 @@ class Protocol:
         )
         training = dict(data["training"])
         training["rates"] = tuple((family, tuple(grid)) for family, grid in training.get("rates", ()))
-        baselines = tuple((name, term) for name, term in data.get("baselines", ()))
-        return cls(**{**data, "tasks": tasks, "rungs": rungs, "training": Training(**training), "baselines": baselines})
+        stopping = data.get("stopping")
+        read = {
+            "tasks": tasks,
+            "rungs": rungs,
+            "training": Training(**training),
+            "baselines": tuple((name, term) for name, term in data.get("baselines", ())),
+            "stopping": Stopping(**stopping) if stopping else None,
+        }
+        return cls(**{**data, **read})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,11 +353,13 @@ class Trial:
     """A candidate with all its results: what proposers and leaderboards read.
 
     `unfinished` are the rungs that still wait for an evaluation: half a rung is not comparable with a whole one.
+    `standings` are (rung, combined score in units of seed noise), as `db.effects.placed` finds them among other trials.
     """
 
     candidate: Candidate
     results: tuple[Result, ...]
     unfinished: frozenset[int] = frozenset()
+    standings: tuple[tuple[int, float], ...] = ()
 
     @property
     def failure(self) -> Failure | None:
@@ -351,6 +375,10 @@ class Trial:
         """Mean score over the tasks and seeds of one rung; NaN if there is none."""
         scores = [r.score for r in self.results if r.key.rung == rung and r.score is not None]
         return sum(scores) / len(scores) if scores else math.nan
+
+    def fitness(self, rung: int) -> float:
+        """What candidates are ranked by on a rung: their standing there, or the mean score where they have none."""
+        return dict(self.standings).get(rung, self.score(rung))
 
     def metric(self, name: str, *, task: str | None = None) -> float:
         """Mean of a metric at the highest rung that has it, over seeds (and tasks unless one is named); NaN if none."""

@@ -15,13 +15,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archloom.db.records import Failure, FailureKind, Series, Training
+from archloom.db.records import Failure, FailureKind, Series, Stopping, Training
+from archloom.evaluator.divergence import origin_of_divergence
+from archloom.evaluator.health import Recorder
+from archloom.evaluator.stopping import Rule, stop
 from archloom.evaluator.tasks.interface import Batch, Tally, TaskRunner
 from archloom.kernels.backends import preferred
 
@@ -30,7 +34,7 @@ DECAYED = 0.25
 """The last part of the steps, over which the learning rate falls linearly to 0."""
 
 LOSS_POINTS = 20
-EVALUATIONS = 5
+EVALUATIONS = 10
 EVALUATION_SHARE = 0.1
 """Evaluations are at most this part of the work of training, a training step counting as three forward passes."""
 
@@ -54,16 +58,19 @@ def train(
     steps: int,
     seed: int,
     deadline: float | None = None,
+    stopping: Stopping | None = None,
 ) -> TrainingResult:
     """Train `model` in place for `steps` steps, then evaluate it. It maps a batch's inputs, and under a cross pattern
     its source, to logits [B, T, vocabulary] or vectors [B, T, C].
 
-    `seed` chooses the training data; `deadline` is a reading of `time.monotonic()`. Fails as `DIVERGED`, with metric
+    `seed` chooses the training data; `deadline` is a reading of `time.monotonic()`. A run that `stopping` ends early is
+    evaluated as it is then. Fails as `DIVERGED`, with metric
     `diverged_step` (counted from 1), at the first loss or gradient norm that is not finite, and as `TIMEOUT` at the
     deadline. Raises `ValueError` for less than one step and whatever the model raises.
 
-    Metrics: those of the task, `area_under_curve` (mean of the score over training, by trapezoids from 0) and, where
-    the task has a score that counts as solved, `steps_to_95`: the first evaluated step at or above it, inf if none.
+    Metrics: those of the task and of `health`, `trained_steps`, `area_under_curve` (mean of the score over all `steps`,
+    by trapezoids from 0, the last score standing for what was not trained) and, where the task has a score that counts
+    as solved, `steps_to_95`: the first evaluated step at or above it, inf if none.
     """
     if steps < 1:
         raise ValueError(f"training takes at least one step, got {steps}")
@@ -71,7 +78,8 @@ def train(
     evaluations = [batch.to(device) for batch in runner.evaluation_batches()]
     evaluate_after = _evaluation_steps(steps, batch=runner.batch, sequences=sum(len(b.inputs) for b in evaluations))
     optimizer = _optimizer(model, training=training)
-    course = _Course(steps=steps)
+    rule = _rule(stopping, runner)
+    course = _Course(steps=steps, health=Recorder(steps=steps, batch=evaluations[0]))
     for step in range(steps):
         if deadline is not None and time.monotonic() > deadline:
             return course.failed(FailureKind.TIMEOUT, f"the time limit passed after {step} of {steps} training steps")
@@ -81,14 +89,20 @@ def train(
         batch = runner.training_batch(step, total_steps=steps, seed=seed).to(device)
         loss, norm = _update(model, optimizer, batch=batch, clip=training.clip)
         course.losses.append(loss)
+        course.health.stepped(norm)
         course.seconds += time.perf_counter() - started
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            return course.diverged(f"the training loss was {loss:.4g} and the gradient norm {norm:.4g}")
+            what = f"the training loss was {loss:.4g} and the gradient norm {norm:.4g}"
+            return course.diverged(f"{what}; {_blame(model, [batch])}")
         if step + 1 in evaluate_after:
             tally = evaluate(model, evaluations)
             if not math.isfinite(tally.total):
-                return course.diverged(f"the evaluation loss was {tally.loss:.4g}")
+                with torch.no_grad():
+                    return course.diverged(f"the evaluation loss was {tally.loss:.4g}; {_blame(model, evaluations)}")
             course.scores[step + 1] = runner.score(tally)
+            course.health.observe(model, step=step + 1)
+            if rule and stop(course.scores, step=step + 1, steps=steps, rule=rule):
+                break
     return course.finished(runner, tally)
 
 
@@ -208,16 +222,22 @@ class _Course:
     """What has happened in a run so far: a loss a step, a score by the step after which it was evaluated."""
 
     steps: int
+    health: Recorder
     losses: list[float] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     def finished(self, runner: TaskRunner, tally: Tally) -> TrainingResult:
-        metrics = {**runner.metrics(tally), "area_under_curve": self._area()}
+        metrics = {
+            **self.health.metrics(),
+            **runner.metrics(tally),
+            "trained_steps": float(len(self.losses)),
+            "area_under_curve": self._area(),
+        }
         if runner.solved is not None:
             reached = (step for step, score in self.scores.items() if score >= runner.solved)
             metrics["steps_to_95"] = float(next(reached, math.inf))
-        return TrainingResult(score=runner.score(tally), metrics=metrics, series=self._series(), seconds=self.seconds)
+        return TrainingResult(score=self._last, metrics=metrics, series=self._series(), seconds=self.seconds)
 
     def diverged(self, what: str) -> TrainingResult:
         step = len(self.losses)
@@ -227,14 +247,18 @@ class _Course:
     def failed(self, kind: FailureKind, reason: str, *, metrics: Mapping[str, float] | None = None) -> TrainingResult:
         return TrainingResult(
             score=None,
-            metrics=metrics or {},
+            metrics={**self.health.metrics(), **(metrics or {})},
             series=self._series(),
             seconds=self.seconds,
             failure=Failure(kind=kind, reason=reason),
         )
 
+    @property
+    def _last(self) -> float:
+        return next(reversed(self.scores.values()))
+
     def _area(self) -> float:
-        points = itertools.pairwise([(0, 0.0), *self.scores.items()])
+        points = itertools.pairwise([(0, 0.0), *self.scores.items(), (self.steps, self._last)])
         return sum((end - start) * (before + after) / 2 for (start, before), (end, after) in points) / self.steps
 
     def _series(self) -> tuple[Series, ...]:
@@ -246,7 +270,33 @@ class _Course:
         return (
             Series(name="training_loss", steps=ends, values=means),
             Series(name="evaluation_score", steps=tuple(self.scores), values=tuple(self.scores.values())),
+            *self.health.series(),
         )
+
+
+def _rule(stopping: Stopping | None, runner: TaskRunner) -> Rule | None:
+    if stopping is None:
+        return None
+    return Rule(
+        ramp=runner.ramp,
+        patience=stopping.patience,
+        chance=stopping.chance,
+        solved=None if runner.solved is None else stopping.solved,
+        in_a_row=stopping.in_a_row,
+    )
+
+
+def _blame(model: nn.Module, batches: Sequence[Batch]) -> str:
+    """What was the first thing that is not finite, in words."""
+    for batch in batches:
+        origin = origin_of_divergence(model, partial(_loss, model, batch))
+        if origin is not None:
+            return str(origin)
+    return "taken once more, everything was finite"
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    return loss_of(answers(model, batch), batch)
 
 
 def _evaluation_steps(steps: int, *, batch: int, sequences: int) -> frozenset[int]:

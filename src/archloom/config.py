@@ -296,7 +296,7 @@ class Executor(Section):
     """Zero: one for every core."""
     timeout_seconds: float = Field(default=120.0, gt=0)
     """Longest time of one evaluation."""
-    memory_gib: float | None = Field(default=None, ge=0.5)
+    memory_gib: float | None = Field(default=None, ge=1)
     """Memory of one worker, which has no GPU; a trial that asks for more fails. Without it there is no limit."""
     patience_seconds: float = Field(default=300.0, ge=0)
     """How long a store that is out of reach is waited for, while the workers go on."""

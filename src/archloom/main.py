@@ -14,7 +14,19 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from archloom import __version__
-from archloom.commands import bench, candidates, configuration, environment, exports, knowledge, launch, ledger, space
+from archloom.commands import (
+    bench,
+    candidates,
+    claim,
+    configuration,
+    costs,
+    environment,
+    exports,
+    knowledge,
+    launch,
+    ledger,
+    space,
+)
 from archloom.commands.options import DEBUG
 from archloom.errors import ArchloomError
 
@@ -55,6 +67,7 @@ def _application() -> typer.Typer:
     app.command()(candidates.show)
     app.command()(candidates.lineage)
     app.command()(candidates.replay)
+    app.command()(claim.claim)
     app.command()(space.zoo)
     app.command()(space.sample)
     config = typer.Typer(help="Show or check a campaign file.", **plain)
@@ -67,6 +80,7 @@ def _application() -> typer.Typer:
     app.add_typer(export, name="export")
     app.command()(exports.report)
     app.command()(bench.tasks)
+    app.command()(costs.cost)
     benches = typer.Typer(help="Measure the measuring.", **plain)
     benches.callback()(bench.group)
     benches.command()(bench.proxies)

@@ -11,8 +11,9 @@ import pytest
 
 from archloom import positions
 from archloom.config import Config
+from archloom.db.records import Protocol
 from archloom.errors import ConfigError, EnvironmentProblem
-from archloom.protocol import baselines, to_protocol
+from archloom.protocol import baselines, check_version, to_protocol
 from archloom.resolve import amend
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.toml"
@@ -251,10 +252,22 @@ def test_other_text_is_another_protocol(tmp_path: Path) -> None:
     ids = set()
     for letter in "ab":
         corpus = tmp_path / f"{letter}.txt"
-        corpus.write_text(letter * 100_000)
+        corpus.write_text(letter * 200_000)
         config = Config.load(str(QUICKSTART), [f"protocol.tasks.1.source={corpus}"]).config
         ids.add(to_protocol(config).id)
     assert len(ids) == 2
+
+
+def test_a_text_too_small_for_the_training_asked_for_is_refused(tmp_path: Path) -> None:
+    corpus = tmp_path / "short.txt"
+    corpus.write_text("a" * 200_000)
+    config = Config.load(str(QUICKSTART), [f"protocol.tasks.1.source={corpus}"]).config
+    to_protocol(config)
+    corpus = tmp_path / "shorter.txt"
+    corpus.write_text("a" * 20_000)
+    config = Config.load(str(QUICKSTART), [f"protocol.tasks.1.source={corpus}"]).config
+    with pytest.raises(ConfigError, match=r"symbols and its text has 19,000: .* at most \d+ steps of 16 times 64"):
+        to_protocol(config)
 
 
 def test_missing_text_is_one_clear_error(tmp_path: Path) -> None:
@@ -290,3 +303,54 @@ def test_baselines_are_the_zoo_or_names_of_it() -> None:
     assert baselines(Config.load(str(QUICKSTART), ["search.baselines=['mha']"]).config) == ("mha",)
     with pytest.raises(ConfigError, match="'hyna' is not in the zoo; did you mean 'hyena'"):
         baselines(Config.load(str(QUICKSTART), ["search.baselines=['hyna']"]).config)
+
+
+def test_a_protocol_is_read_back_as_it_was_and_its_id_is_that_of_its_text() -> None:
+    config = Config.load(str(QUICKSTART), ["protocol.training.rates.attention=[0.01,0.003]"]).config
+    protocol = to_protocol(config)
+    again = Protocol.from_json(protocol.to_json())
+    assert again == protocol
+    assert again.id == protocol.id
+    assert again.training.grid("attention") == (0.01, 0.003)
+    assert again.training.grid("recurrence") == (0.01,)
+
+
+def test_protocols_of_version_1_keep_their_ids_and_are_not_measured_by() -> None:
+    text = (
+        '{"depth": 1, "grammar": 1, "reference": "r", "rungs": [], "tasks": [], "threads": 1, "tolerance": 0.02, '
+        '"training": {"clip": 1.0, "learning_rate": 0.01, "warmup": 10, "weight_decay": 0.01}, "version": 1, '
+        '"width": 8}'
+    )
+    protocol = Protocol.from_json(text)
+    assert protocol.to_json() == text
+    assert protocol.stopping is None
+    with pytest.raises(ConfigError, match="is of version 1 and this archloom measures by version 2"):
+        check_version(protocol)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "protocol.suite=standart",
+            "protocol.suite: is 'standart', and there is no such suite; did you mean 'standard'?",
+        ),
+        ("protocol.suite=standard/9", "this archloom has standard/1"),
+        ("protocol.training.rates.atention=[0.1]", "no family atention; did you mean 'attention'?"),
+        ("protocol.training.rates.attention=[]", "the grid of attention is empty"),
+    ],
+)
+def test_a_bad_suite_or_grid_is_refused(change: str, said: str) -> None:
+    file = str(QUICKSTART)
+    with pytest.raises(ConfigError) as refused:
+        Config.load(file, [change])
+    assert said in str(refused.value)
+
+
+def test_a_suite_stands_in_for_tasks_and_rungs(tmp_path: Path) -> None:
+    path = write(tmp_path, '[campaign]\nname = "a"\n[protocol]\nsuite = "state"\nwidth = 24\n')
+    section = Config.load(path).config.protocol
+    assert (section.suite, section.width, section.depth) == ("state/1", 24, 2)
+    assert [task.name for task in section.tasks] == ["parity", "permutations"]
+    with pytest.raises(ConfigError, match="replaced together"):
+        Config.load(path, ["protocol.rungs=[{stages=[{task='parity',steps=3}]}]"])

@@ -1,25 +1,37 @@
 """The training loop and the worker boundary: deterministic, honest about failure, cheap to evaluate."""
 
 import contextlib
+import itertools
 import math
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
-from archloom.db.records import GATES, EvaluationKey, FailureKind, Measurement, Protocol, Task, Training, TrialSpec
+from archloom.db.records import (
+    GATES,
+    EvaluationKey,
+    FailureKind,
+    Measurement,
+    Protocol,
+    Stopping,
+    Task,
+    Training,
+    TrialSpec,
+)
 from archloom.errors import EnvironmentProblem
-from archloom.evaluator.tasks import Tally, make_runner
+from archloom.evaluator.tasks import Batch, Tally, make_runner
 from archloom.evaluator.training import TrainingResult, deterministic, environment, evaluate, rate, train
 from archloom.evaluator.trial import run_trial
 
 MQAR = Task(name="mqar", vocabulary=16, length=8, batch=16, options=(("evaluation", 32), ("pairs", 2)))
+TERM = "repeat(block(mix(apply(dense, value(x))), none), times=1)"
 PROTOCOL = Protocol(version=1, grammar=1, reference="", width=8, depth=1, tasks=(MQAR,), rungs=())
 
 
@@ -73,7 +85,7 @@ def test_attention_learns_to_recall() -> None:
     assert result.score is not None
     assert result.score > 0.9
     assert 0.2 < result.metrics["area_under_curve"] < result.score
-    loss, score = result.series
+    loss, score = result.series[:2]
     assert (loss.name, score.name) == ("training_loss", "evaluation_score")
     assert len(loss.steps) == 20
     assert loss.steps[-1] == score.steps[-1] == 400
@@ -87,7 +99,7 @@ def test_a_model_that_does_not_learn_never_gets_to_95() -> None:
     assert run(steps=5).metrics["steps_to_95"] == math.inf
 
 
-@pytest.mark.parametrize(("steps", "evaluations"), [(1, (1,)), (20, (7, 14, 20)), (400, (80, 160, 240, 320, 400))])
+@pytest.mark.parametrize(("steps", "evaluations"), [(1, (1,)), (20, (7, 14, 20)), (400, tuple(range(40, 401, 40)))])
 def test_evaluations_are_few_where_training_is_short(steps: int, evaluations: tuple[int, ...]) -> None:
     """32 sequences to evaluate against 16 a step, a step counting thrice: a tenth of 20 steps pays for three."""
     assert run(steps=steps).series[1].steps == evaluations
@@ -100,9 +112,59 @@ def test_divergence_is_a_result_with_its_step_and_leaves_the_parameters_finite()
     assert result.failure is not None
     assert result.failure.kind is FailureKind.DIVERGED
     assert "step 3 of 10" in result.failure.reason
-    assert result.metrics == {"diverged_step": 3.0}
+    assert result.metrics["diverged_step"] == 3.0
+    assert "taken once more, everything was finite" in result.failure.reason
     assert math.isnan(result.series[0].values[-1])
     assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+class Scripted:
+    """A task whose scores at the evaluations are given; what is learnt plays no part."""
+
+    batch, ramp, solved = 16, 0.2, 0.95
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = iter(scores)
+        self.real = make_runner(MQAR)
+
+    def training_batch(self, step: int, *, total_steps: int, seed: int) -> Batch:
+        return self.real.training_batch(step, total_steps=total_steps, seed=seed)
+
+    def evaluation_batches(self) -> Sequence[Batch]:
+        return self.real.evaluation_batches()[:1]
+
+    def metrics(self, tally: Tally) -> Mapping[str, float]:
+        return {}
+
+    def score(self, tally: Tally) -> float:
+        self.last = next(self.scores, getattr(self, "last", 0.0))
+        return self.last
+
+
+@pytest.mark.parametrize(
+    ("scores", "trained"),
+    [
+        ([0.0, 0.5, 0.99, 0.995, 0.2], 40),  # solved twice in a row
+        ([0.01] * 10, 70),  # at chance after the ramp and half of the steps
+        ([0.01, 0.1] + [0.01] * 8, 100),  # rose once
+        ([0.5] * 10, 100),
+    ],
+)
+def test_a_run_ends_early_by_its_own_curve_and_keeps_its_last_score(scores: list[float], trained: int) -> None:
+    runner = Scripted(*scores)
+    with deterministic(0):
+        result = train(Attention(16, 8), runner, training=Training(), steps=100, seed=0, stopping=Stopping())
+    assert result.metrics["trained_steps"] == trained
+    assert result.series[1].steps[-1] == trained
+    seen = [0.0, *result.series[1].values]
+    area = sum(10 * (a + b) / 2 for a, b in itertools.pairwise(seen)) + (100 - trained) * seen[-1]
+    assert result.metrics["area_under_curve"] == pytest.approx(area / 100)
+
+
+def test_no_run_ends_early_unless_it_is_asked_for() -> None:
+    with deterministic(0):
+        result = train(Attention(16, 8), Scripted(*[1.0] * 10), training=Training(), steps=100, seed=0)
+    assert result.metrics["trained_steps"] == 100
 
 
 def test_a_passed_deadline_is_a_result() -> None:
@@ -222,11 +284,11 @@ def replace_module(monkeypatch: pytest.MonkeyPatch) -> Replace:
 
 def spec(*, task: str = "mqar", steps: int = 20, timeout: float = 600.0) -> TrialSpec:
     key = EvaluationKey(candidate="c", task=task, rung=0, seed=5)
-    return TrialSpec(key=key, term="a term", protocol=PROTOCOL, steps=steps, timeout_seconds=timeout)
+    return TrialSpec(key=key, term=TERM, protocol=PROTOCOL, steps=steps, timeout_seconds=timeout)
 
 
 def build(term: str, *, protocol: Protocol, task: Task, seed: int) -> nn.Module:
-    assert (term, protocol, task, seed) == ("a term", PROTOCOL, MQAR, 5)
+    assert (term, protocol, task, seed) == (TERM, PROTOCOL, MQAR, 5)
     return Attention(task.vocabulary, protocol.width)
 
 
