@@ -21,6 +21,7 @@ from archloom.db.records import Candidate, Event, LanguageModelCall, Result, Tri
 
 if TYPE_CHECKING:
     from archloom.db.queries import FailureCount, Row
+    from archloom.db.ranks import Agreement
     from archloom.db.statistics import Comparison
     from archloom.doctor import Check
     from archloom.progress import Outcome
@@ -157,6 +158,18 @@ def ending(outcome: "Outcome") -> str:
     return (
         f"{outcome.message}: {outcome.evaluations} evaluations in {seconds(outcome.wall_seconds)}; "
         f"the workers' time went {outcome.gates:.1%} into gates and {outcome.overhead:.1%} into nothing"
+    )
+
+
+def agreement(found: "Agreement") -> str:
+    """Whether a lower rung ranks as a higher one does, in a sentence."""
+    between = f"{found.lower} and {found.upper}, {found.n} candidates on both"
+    if found.reason is not None:
+        return f"rank correlation of {between}: {found.reason}"
+    return (
+        f"rank correlation of {between}: Spearman {found.spearman:.2f} [{found.spearman_low:.2f}, "
+        f"{found.spearman_high:.2f}], Kendall {found.kendall:.2f} [{found.kendall_low:.2f}, {found.kendall_high:.2f}]; "
+        f"promotion loses {found.regret:.2g} of the best effect"
     )
 
 

@@ -326,6 +326,7 @@ def test_top_ranks_by_rung_and_score(ledger: Path) -> None:
     assert len(answer("top", "-n", "1")) == 1
     lines = invoke("top").stdout.splitlines()
     assert next(line for line in lines if "mha" in line).split()[:6] == ["2", "mha", "zoo", "1", "–", "0.800"]
+    assert lines[-1].startswith("rank correlation of rung 0 and rung 1, 2 candidates on both: ")
 
 
 def test_top_writes_not_measured_as_null(ledger: Path) -> None:

@@ -123,16 +123,20 @@ def _pursue(config: "Config", *, store: "Store", location: str, resume: bool, as
 def _report(name: str, *, store: "Store", shares: dict[str, float]) -> None:
     from archloom import display
     from archloom.db.queries import leaderboard
+    from archloom.db.ranks import rung_agreement
     from archloom.db.records import Origin
     from archloom.db.statistics import compare_arms
 
     trials = store.history(name)
     rows = leaderboard(trials)
+    agreements = rung_agreement(trials, store.protocol(store.campaign(name).protocol))
     display.out(display.leaderboard([row for row in rows if row.rank <= 10 or row.candidate.origin is Origin.ZOO]))
     if Origin.RANDOM in shares:
         for arm in (Origin.EVOLUTION, Origin.LANGUAGE_MODEL):
             if arm in shares:
                 display.line(display.comparison(compare_arms(trials, arm=arm, control=Origin.RANDOM)))
+    for found in agreements:
+        display.line(display.agreement(found))
 
 
 def _next(name: str, *, store: "Store", finished: bool, store_hint: str) -> str:

@@ -45,9 +45,11 @@ def top(
     """Print the best candidates beside the baselines."""
     from archloom import display
     from archloom.db import queries
+    from archloom.db.ranks import rung_agreement
 
     with opened(store) as ledger:
-        trials = ledger.history(ledger.campaign(campaign).name)
+        chosen = ledger.campaign(campaign)
+        trials, protocol = ledger.history(chosen.name), ledger.protocol(chosen.protocol)
     rows = queries.leaderboard(trials, rung=rung)
     if pareto is not None:
         rows = queries.pareto(rows, [name.strip() for name in pareto.split(",")])
@@ -55,6 +57,8 @@ def top(
         display.json_(rows[:limit])
     elif rows:
         display.out(display.leaderboard(rows[:limit]))
+        for found in rung_agreement(trials, protocol):
+            display.line(display.agreement(found))
     else:
         display.note("no candidate has such a score yet\n  → archloom failures, or archloom status")
 
