@@ -76,7 +76,7 @@ def run(
     protocol = to_protocol(config)
     name = config.campaign.name
     if not resume:
-        store.create_campaign(_campaign(config, protocol), protocol=protocol)
+        store.create_campaign(new_record(config, protocol), protocol=protocol)
     elif store.campaign(name).protocol != protocol.id:
         check_version(store.protocol(store.campaign(name).protocol))
         raise ConfigError(
@@ -132,7 +132,7 @@ def _executor(config: Config) -> Executor:
     )
 
 
-def _campaign(config: Config, protocol: Protocol) -> Campaign:
+def new_record(config: Config, protocol: Protocol) -> Campaign:
     return Campaign(
         name=config.campaign.name,
         config=config.to_json(),

@@ -36,6 +36,8 @@ from archloom.db.records import (
     Measurement,
     Origin,
     Protocol,
+    Rung,
+    Stage,
     TrialSpec,
 )
 from archloom.db.store import Store
@@ -134,10 +136,13 @@ def record(store: Store, campaign: str, protocol: Protocol, *, index: int, rung:
     assert store.finish(campaign, attempt, measurement)
 
 
+RUNGS = (Rung(stages=(Stage(task="mqar", steps=1),)),) * 2
+
+
 def fill(path: Path, *, name: str = "small") -> None:
     """A store with one stopped campaign of five candidates: a baseline, three with results, one waiting."""
     config = Config.model_validate({"campaign": {"name": name, "store": path.name}})
-    protocol = Protocol(version=1, grammar=1, reference="mha", width=32, depth=2, tasks=(), rungs=())
+    protocol = Protocol(version=1, grammar=1, reference="mha", width=32, depth=2, tasks=(), rungs=RUNGS)
     campaign = Campaign(
         name=name,
         config=config.to_json(),
@@ -325,7 +330,7 @@ def test_top_ranks_by_rung_and_score(ledger: Path) -> None:
     assert [row["score"] for row in answer("top", "--rung", "0")] == [0.95, 0.9, 0.2]
     assert len(answer("top", "-n", "1")) == 1
     lines = invoke("top").stdout.splitlines()
-    assert next(line for line in lines if "mha" in line).split()[:6] == ["2", "mha", "zoo", "1", "–", "0.800"]
+    assert next(line for line in lines if "mha" in line).split()[:6] == ["2", "mha", "zoo", "1", "0.000", "0.800"]
     assert lines[-1].startswith("rank correlation of rung 0 and rung 1, 2 candidates on both: ")
 
 
