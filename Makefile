@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check format bench bench-kernels clean
+.PHONY: quickstart test check format bench bench-kernels bench-evaluator clean
 
 quickstart: $(STAMP)
 	$(BIN)/archloom run examples/quickstart.toml --fresh-name
@@ -24,6 +24,10 @@ bench: $(STAMP)
 
 bench-kernels: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_kernels.py --sections table growth composed counterparts $(OPTIONS)
+
+bench-evaluator: $(STAMP)
+	$(BIN)/python tests/benchmarks/bench_evaluator.py $(OPTIONS)
+	set -e; for each in gates executors health cost; do echo "== $$each"; $(BIN)/python tests/benchmarks/bench_$$each.py; done
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes the first time"
