@@ -51,19 +51,22 @@ def shown(url: URL) -> str:
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
 
-def connect(url: URL) -> Engine:
-    """An engine of which `writing` makes the twin whose transactions hold the write lock from their beginning."""
+def connect(url: URL, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """An engine of which `writing` makes the twin whose transactions hold the write lock from their beginning.
+
+    `busy_seconds` is how long a transaction of SQLite waits for its lock.
+    """
     if url.get_backend_name() != "sqlite":
         try:
             return create_engine(url, pool_pre_ping=True)
         except ImportError as problem:
             raise EnvironmentProblem(f"{shown(url)} needs psycopg: pip install 'psycopg[binary]'") from problem
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(url, connect_args={"timeout": busy_seconds})
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None  # the driver opens no transactions of its own: `begin` below does
-        for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=NORMAL", "foreign_keys=ON"):
+        for pragma in (f"busy_timeout={round(busy_seconds * 1000)}", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from archloom.db.campaigns import find_campaign_id
@@ -26,6 +26,9 @@ PLANNED_AT_ONCE = 500
 """Rows per INSERT. Databases bound the parameters of a statement: 32,766 on SQLite, 65,535 on PostgreSQL."""
 
 PENDING, LEASED = EvaluationState.PENDING.value, EvaluationState.LEASED.value
+FINISHED = (EvaluationState.DONE.value, EvaluationState.FAILED.value)
+LOST = "lost"
+"""The outcome of an attempt whose worker died: it counts against the attempts that an evaluation has."""
 
 
 def plan(session: Session, campaign: str, specs: Sequence[TrialSpec]) -> None:
@@ -133,7 +136,25 @@ def finish(session: Session, campaign: str, attempt: Attempt, measurement: Measu
     return True
 
 
-def abandon(session: Session, campaign: str, attempt: Attempt, *, reason: str) -> None:
+def find_live(session: Session, campaign: str, key: EvaluationKey, *, worker: str) -> Attempt | None:
+    """The attempt of this worker that holds the evaluation, if there is one."""
+    campaign_id = find_campaign_id(session, campaign)
+    row = session.execute(
+        select(AttemptRow.id, AttemptRow.number, AttemptRow.expires)
+        .join(EvaluationRow, AttemptRow.evaluation_id == EvaluationRow.id)
+        .where(is_evaluation(campaign_id, key), EvaluationRow.state == LEASED)
+        .where(AttemptRow.number == EvaluationRow.attempts, AttemptRow.worker == worker)
+    ).first()
+    return row and Attempt(id=row.id, key=key, number=row.number, worker=worker, expires=row.expires)
+
+
+def has_finished(session: Session, campaign: str, attempt: Attempt) -> bool:
+    """Whether it was this attempt that finished its evaluation."""
+    ended = and_(_is_attempt(campaign, attempt), AttemptRow.outcome.in_(FINISHED))
+    return session.scalar(select(AttemptRow.id).where(ended)) is not None
+
+
+def abandon(session: Session, campaign: str, attempt: Attempt, *, reason: str, lost: bool = False) -> None:
     """Nothing happens to an attempt that no longer holds its evaluation."""
     campaign_id = find_campaign_id(session, campaign)
     given_back = session.execute(
@@ -143,7 +164,8 @@ def abandon(session: Session, campaign: str, attempt: Attempt, *, reason: str) -
         .returning(EvaluationRow.id)
     ).first()
     if given_back:
-        _end_attempts(session, _is_attempt(campaign, attempt), outcome="abandoned", reason=reason)
+        outcome = LOST if lost else "abandoned"
+        _end_attempts(session, _is_attempt(campaign, attempt), outcome=outcome, reason=reason)
 
 
 def expire(session: Session, campaign: str) -> int:
@@ -163,6 +185,18 @@ def count_attempts(session: Session, campaign: str, key: EvaluationKey) -> int:
     """0 for an evaluation that was never planned."""
     campaign_id = find_campaign_id(session, campaign)
     return session.scalar(select(EvaluationRow.attempts).where(is_evaluation(campaign_id, key))) or 0
+
+
+def count_losses(session: Session, campaign: str, key: EvaluationKey) -> int:
+    """Attempts that ended with the death of their worker."""
+    campaign_id = find_campaign_id(session, campaign)
+    lost = (
+        select(func.count())
+        .select_from(AttemptRow)
+        .join(EvaluationRow, AttemptRow.evaluation_id == EvaluationRow.id)
+        .where(is_evaluation(campaign_id, key), AttemptRow.outcome == LOST)
+    )
+    return session.scalar(lost) or 0
 
 
 def idempotency_key(campaign: str, key: EvaluationKey, number: int) -> str:

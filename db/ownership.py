@@ -94,6 +94,12 @@ def release(session: Session, campaign: str, *, owner: str, state: CampaignState
     _write_as_owner(session, campaign, owner, state=state.value, wall_seconds=wall_seconds, **values)
 
 
+def has_released(session: Session, campaign: str, *, owner: str) -> bool | None:
+    """Whether nobody holds the campaign any more; None if somebody does."""
+    key = find_campaign_id(session, campaign)
+    return session.scalar(select(CampaignRow.owner_token).where(CampaignRow.id == key)) is None or None
+
+
 def _write_as_owner(session: Session, campaign: str, owner: str, **values: object) -> None:
     mine = (CampaignRow.name == campaign) & (CampaignRow.owner_token == owner)
     if session.execute(update(CampaignRow).where(mine).values(values).returning(CampaignRow.id)).first():

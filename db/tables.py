@@ -137,7 +137,7 @@ class EvaluationRow(Table):
 
 
 class AttemptRow(Table):
-    """`outcome` is null while the attempt runs, then done, failed, abandoned or expired."""
+    """`outcome` is null while the attempt runs, then done, failed, lost, abandoned or expired."""
 
     __tablename__ = "attempts"
     __table_args__ = (UniqueConstraint("evaluation_id", "number"),)

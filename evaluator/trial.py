@@ -5,13 +5,23 @@ any other; its traceback is kept. Torch is imported by the functions and not by 
 hands trials to workers never loads it.
 """
 
+import os
+import pickle
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from archloom.db.records import GATES, Failure, FailureKind, Measurement, Training, TrialSpec
 from archloom.errors import EnvironmentProblem
+from archloom.evaluator import memory
+
+MEASUREMENT_BYTES = 16 << 20
+"""The largest measurement, pickled. A usual one has some thousand bytes."""
+
+LETTERS = 100_000
+"""What is kept of a failure's reason, from its beginning, and of its traceback, from its end."""
 
 Kernels = Literal["chunked", "triton"]
 """Backends that trials run on."""
@@ -33,23 +43,29 @@ def measure(spec: TrialSpec, *, device: str = "cpu", kernels: Kernels = "chunked
     return run_gates(spec)
 
 
+def within_memory(spec: TrialSpec, *, work: Work, gib: float) -> Measurement:
+    """Do `work` on a trial in a process that may hold `gib` GiB in all; raises what `work` raises."""
+    with memory.limited(gib):
+        return work(spec)
+
+
 def run_trial(spec: TrialSpec, *, work: Work = measure) -> Measurement:
     """Do `work` on a trial and never raise an `Exception`: what goes wrong is a measurement with a failure.
 
     An `EnvironmentProblem` (missing text, no GPU) says nothing of the candidate and becomes `WORKER_LOST`, which is
-    tried again; everything else becomes `ERROR`.
+    tried again; memory that is refused becomes `OUT_OF_MEMORY`; everything else, a measurement that cannot be sent
+    included, becomes `ERROR`. A process that the work has forked ends here: only the worker itself answers.
     """
-    started = time.monotonic()
+    started, process = time.monotonic(), os.getpid()
     try:
-        return work(spec)
+        measurement = work(spec)
+        _require_sendable(measurement)
     except Exception as error:  # noqa: BLE001 - a failure is data
-        lost = isinstance(error, EnvironmentProblem)
-        failure = Failure(
-            kind=FailureKind.WORKER_LOST if lost else FailureKind.ERROR,
-            reason=str(error) if lost else f"{type(error).__name__}: {error}",
-            traceback=traceback.format_exc(),
-        )
-        return failed(spec, failure=failure, seconds=time.monotonic() - started, environment=_environment())
+        failure = _failure(error)
+        measurement = failed(spec, failure=failure, seconds=time.monotonic() - started, environment=_environment())
+    if os.getpid() != process:
+        os._exit(0)
+    return measurement
 
 
 def failed(
@@ -59,6 +75,24 @@ def failed(
     return Measurement(
         key=spec.key, score=None, metrics={}, environment=environment or {}, seconds=seconds, failure=failure
     )
+
+
+def _failure(error: Exception) -> Failure:
+    kind, reason = FailureKind.ERROR, f"{type(error).__name__}: {error}"
+    if isinstance(error, EnvironmentProblem):
+        kind, reason = FailureKind.WORKER_LOST, str(error)
+    elif memory.is_refusal(error):
+        kind = FailureKind.OUT_OF_MEMORY
+    return Failure(kind=kind, reason=reason[:LETTERS], traceback=traceback.format_exc()[-LETTERS:])
+
+
+def _require_sendable(measurement: Measurement) -> None:
+    """Raise what pickling raises, or `ValueError` if the measurement is too large."""
+    size = len(pickle.dumps(measurement))
+    if size > MEASUREMENT_BYTES:
+        raise ValueError(
+            f"the measurement has {size} bytes, and at most {MEASUREMENT_BYTES} are kept: thin its series out"
+        )
 
 
 def warm_up() -> None:
@@ -81,40 +115,54 @@ def warm_up() -> None:
 
 
 def _train(spec: TrialSpec, *, device: str, kernels: Kernels) -> Measurement:
+    """Train once for every learning rate of the family's grid; the best final score counts, the first of equals."""
     import torch
 
     from archloom.evaluator.model import build_model
     from archloom.evaluator.tasks import make_runner
-    from archloom.evaluator.training import deterministic, environment, train
+    from archloom.evaluator.training import TrainingResult, deterministic, environment, train
     from archloom.kernels.backends import preferring
+    from archloom.search_space.families import family
+    from archloom.search_space.text import parse
 
     started = time.monotonic()
     if device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("a trial was to run on a GPU and torch sees none here; set the GPUs per worker to 0")
-    task = spec.protocol.task(spec.key.task)
+    task, training = spec.protocol.task(spec.key.task), spec.protocol.training
     runner = make_runner(task)
-    with deterministic(spec.key.seed, threads=spec.protocol.threads), preferring(kernels):
-        model = build_model(spec.term, protocol=spec.protocol, task=task, seed=spec.key.seed).to(device)
-        result = train(
-            model,
-            runner,
-            training=spec.protocol.training,
-            steps=spec.steps,
-            seed=spec.key.seed,
-            deadline=started + spec.timeout_seconds,
-        )
-        surroundings = environment(device=device)
-    measured = {"model_parameters": float(sum(p.numel() for p in model.parameters())), "train_seconds": result.seconds}
-    if result.failure is None:
-        measured["steps_per_second"] = spec.steps / result.seconds
+    runs: list[tuple[float, TrainingResult]] = []
+    with preferring(kernels):
+        for learning_rate in training.grid(family(parse(spec.term))):
+            with deterministic(spec.key.seed, threads=spec.protocol.threads):
+                model = build_model(spec.term, protocol=spec.protocol, task=task, seed=spec.key.seed).to(device)
+                result = train(
+                    model,
+                    runner,
+                    training=replace(training, learning_rate=learning_rate),
+                    steps=spec.steps,
+                    seed=spec.key.seed,
+                    deadline=started + spec.timeout_seconds,
+                    stopping=spec.protocol.stopping,
+                )
+                surroundings = environment(device=device)
+            runs.append((learning_rate, result))
+    learning_rate, best = max(runs, key=lambda run: -1.0 if run[1].score is None else run[1].score)
+    seconds = sum(result.seconds for _, result in runs)
+    measured = {
+        "model_parameters": float(sum(p.numel() for p in model.parameters())),
+        "learning_rate": learning_rate,
+        "train_seconds": seconds,
+    }
+    if best.failure is None:
+        measured["steps_per_second"] = sum(run.metrics.get("trained_steps", 0.0) for _, run in runs) / seconds
     return Measurement(
         key=spec.key,
-        score=result.score,
-        metrics={**result.metrics, **measured},
-        series=result.series,
+        score=best.score,
+        metrics={**best.metrics, **measured},
+        series=best.series,
         environment=surroundings,
         seconds=time.monotonic() - started,
-        failure=result.failure,
+        failure=best.failure,
     )
 
 

@@ -7,19 +7,24 @@ started, bound to the loopback interface and silent; a session that the process 
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from archloom.db.records import Measurement, TrialSpec
+from archloom.db.records import FailureKind, Measurement, TrialSpec
 from archloom.errors import ConfigError, EnvironmentProblem
+from archloom.evaluator.executors.guard import Guard
 from archloom.evaluator.executors.pool import Died, Message, Ready
 from archloom.evaluator.trial import Work, measure, run_trial, warm_up
 
 OBJECT_STORE_BYTES = 80_000_000
 """Next to nothing passes through the object store; Ray asks for at least 75 MB."""
+
+ANSWER_SECONDS = 60.0
+"""An answer that Ray says is there and that does not come so long is lost with the node that holds it."""
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
@@ -29,11 +34,19 @@ Ray = Any
 
 
 class TrialActor:
-    """The worker's side: made once, it answers trials one at a time."""
+    """The worker's side: made once, it answers trials one at a time.
 
-    def __init__(self, work: Work) -> None:
+    Ray ends what a worker has started with `exec`. A copy that it forked would live on and hold the connections by
+    which Ray notices the worker's death: a guard of its own kills it.
+    """
+
+    def __init__(self, work: Work, prepare: Callable[[], None]) -> None:
         self._work = work
-        warm_up()
+        if os.getpgrp() != os.getpid():
+            os.setpgid(0, 0)
+        self._guard = Guard()
+        self._guard.watch(os.getpid())
+        prepare()
 
     def ready(self) -> Ready:
         return Ready()
@@ -45,10 +58,10 @@ class TrialActor:
 class RayWorker:
     """The driver's side of an actor and of the one answer that is awaited from it, if any."""
 
-    def __init__(self, ray: Ray, *, work: Work, gpus: float) -> None:
+    def __init__(self, ray: Ray, *, work: Work, prepare: Callable[[], None], gpus: float) -> None:
         options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         self._ray = ray
-        self._actor = ray.remote(**options)(TrialActor).remote(work)
+        self._actor = ray.remote(**options)(TrialActor).remote(work, prepare)
         self.answer: Any = self._actor.ready.remote()
 
     def begin(self, spec: TrialSpec) -> None:
@@ -58,7 +71,9 @@ class RayWorker:
         """The answer, which is there, or the actor's death."""
         answer, self.answer = self.answer, None
         try:
-            message: Ready | Measurement = self._ray.get(answer)
+            message: Ready | Measurement = self._ray.get(answer, timeout=ANSWER_SECONDS)
+        except self._ray.exceptions.OutOfMemoryError as error:
+            return Died(f"Ray killed the worker for want of memory: {_summary(error)}", FailureKind.OUT_OF_MEMORY)
         except self._ray.exceptions.RayError as error:
             return Died(f"Ray lost the worker: {_summary(error)}")
         return message
@@ -70,14 +85,25 @@ class RayWorker:
 class RaySite:
     """The actors of a Ray session, on this machine or on the cluster at `address`.
 
-    `capacity` is how many workers the session's CPUs, or GPUs where `gpus` (per worker) is not 0, can hold.
+    `capacity` is how many workers the session's CPUs, or GPUs where `gpus` (per worker) is not 0, can hold. A worker
+    that no node has room for starts when one has: after the loss of a node the others go on. `prepare` is what a worker
+    does before it is ready.
     """
 
+    start_seconds = math.inf
+
     def __init__(
-        self, *, workers: int = 0, address: str | None = None, gpus: float = 0.0, work: Work = measure
+        self,
+        *,
+        workers: int = 0,
+        address: str | None = None,
+        gpus: float = 0.0,
+        work: Work = measure,
+        prepare: Callable[[], None] = warm_up,
     ) -> None:
         self._ray = _import_ray(local=address is None)
         self._work = work
+        self._prepare = prepare
         self._gpus = gpus
         self._owned = not self._ray.is_initialized()
         if self._owned:
@@ -93,7 +119,10 @@ class RaySite:
             )
 
     def start(self) -> RayWorker:
-        return RayWorker(self._ray, work=self._work, gpus=self._gpus)
+        try:
+            return RayWorker(self._ray, work=self._work, prepare=self._prepare, gpus=self._gpus)
+        except self._ray.exceptions.RayError as error:
+            raise EnvironmentProblem(f"Ray starts no worker: {_summary(error)}. See that its session lives") from error
 
     def wait(self, workers: Sequence[RayWorker], *, timeout: float) -> list[tuple[RayWorker, Message]]:
         awaited = {worker.answer: worker for worker in workers if worker.answer is not None}

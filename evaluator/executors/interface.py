@@ -4,19 +4,22 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from archloom.db.records import Measurement, TrialSpec
+from archloom.db.records import Failure, Measurement, TrialSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """The end of a trial: its `measurement`, or why its worker was `lost`. Exactly one of the two is set.
 
-    A lost worker has been replaced; its trial has not been tried again, since who submitted it counts the attempts.
+    `lost` is a `WORKER_LOST`, or an `OUT_OF_MEMORY` where the system killed the worker for that. The worker has been
+    replaced; its trial has not been tried again, since who submitted it counts the attempts. `seconds` is how long a
+    lost worker had the trial, 0 beside a measurement, which has its own.
     """
 
     spec: TrialSpec
     measurement: Measurement | None = None
-    lost: str | None = None
+    lost: Failure | None = None
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.measurement is None) == (self.lost is None):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from archloom.db.engine import parse_location, shown
 from archloom.db.store import Store
@@ -115,9 +116,9 @@ def test_unreadable_file_and_folder() -> None:
 
 
 def test_sqlite_settings(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "ledger.db", create=True) as store, store._read() as session:
+    with Store.open(tmp_path / "ledger.db", create=True) as store:
         settings = {
-            name: session.connection().exec_driver_sql(f"PRAGMA {name}").scalar()
+            name: store._read(lambda session, name=name: session.scalar(text(f"PRAGMA {name}")))
             for name in ("journal_mode", "synchronous", "busy_timeout", "foreign_keys")
         }
     assert settings == {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 30000, "foreign_keys": 1}

@@ -62,8 +62,7 @@ def holder(location: str, key: EvaluationKey) -> Iterator[subprocess.Popen[str]]
 
 def rewrite(store: Store, **owner: object) -> None:
     """Put words into the mouth of the holder of "first"."""
-    with store._write() as session:
-        session.execute(update(CampaignRow).values(owner))
+    store._write(lambda session: session.execute(update(CampaignRow).values(owner)))
 
 
 def test_processes_claim_each_key_exactly_once(

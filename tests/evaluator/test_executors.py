@@ -1,15 +1,14 @@
 """One suite of laws that every executor keeps, then what only workers in other processes can do or suffer.
 
-Ray is really started, once. Workers import what they do from `executor_work.py`, whose folder is put on their path.
+The executors are in `conftest.py`; what workers suffer is in `test_executors_under_fire.py`.
 """
 
-import importlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,50 +44,6 @@ def answer(executor: Executor, trial: TrialSpec) -> Measurement:
     (completion,) = gather(executor, 1)
     assert completion.measurement is not None, completion.lost
     return completion.measurement
-
-
-@pytest.fixture(scope="session")
-def obey() -> Iterator[Work]:
-    """The work of the tests, importable here, in spawned processes and in Ray's workers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(HERE)
-        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
-        patch.chdir(HERE.parent.parent)  # bare `kernels` and `agents` folders come first on the path of Ray's workers
-        work: Work = importlib.import_module("executor_work").obey
-        yield work
-
-
-@pytest.fixture(scope="session")
-def ray(obey: Work) -> Iterator[Executor]:
-    pytest.importorskip("ray")
-    with make_executor("ray", workers=2, work=obey) as executor:
-        yield executor
-
-
-@pytest.fixture(scope="session")
-def process(obey: Work) -> Iterator[Executor]:
-    with make_executor("process", workers=2, work=obey) as executor:
-        yield executor
-
-
-@pytest.fixture(scope="session")
-def inline(obey: Work) -> Iterator[Executor]:
-    with make_executor("inline", work=obey) as executor:
-        yield executor
-
-
-@pytest.fixture(params=["inline", "process", "ray"])
-def executor(request: pytest.FixtureRequest) -> Executor:
-    """Each of the three."""
-    chosen: Executor = request.getfixturevalue(request.param)
-    return chosen
-
-
-@pytest.fixture(params=["process", "ray"])
-def remote(request: pytest.FixtureRequest) -> Executor:
-    """Each of those whose workers are other processes."""
-    chosen: Executor = request.getfixturevalue(request.param)
-    return chosen
 
 
 def test_every_trial_ends_once(executor: Executor) -> None:
@@ -231,6 +186,8 @@ def test_workers_that_cannot_start_are_the_environments_fault() -> None:
             pass
 
     class Graveyard:
+        start_seconds = math.inf
+
         def start(self) -> Corpse:
             return Corpse()
 
@@ -262,6 +219,8 @@ def test_trials_wait_for_readiness_and_keep_their_order() -> None:
             pass
 
     class Stage:
+        start_seconds = math.inf
+
         def __init__(self) -> None:
             self.worker = Scripted()
 
