@@ -44,7 +44,7 @@ _ZOO: Mapping[str, str] = {
     "long convolution": "long_conv",
     "no mixer": "no_mixer",
 }
-_HYBRIDS: Mapping[str, tuple[str, str]] = {"long convolution + softmax": ("long_conv", "mha_conv")}
+_HYBRIDS: Mapping[str, tuple[str, str]] = {"softmax + long convolution": ("mha_conv", "long_conv")}
 
 NAMES = (*_ZOO, *_OWN, *_HYBRIDS)
 """The systems of the panel."""
@@ -106,7 +106,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         says="a hybrid of convolution and attention recovers recall",
         kind="mqar",
-        levels=(("long convolution + softmax",), ("long convolution",)),
+        levels=(("softmax + long convolution",), ("long convolution",)),
         source="Arora et al. 2023, arXiv:2312.04927, section 5",
         margin=0.2,
     ),

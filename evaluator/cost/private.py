@@ -7,7 +7,7 @@ Entropy-guided attention, Jha and Reagen 2025, arXiv:2501.03489). `nonlinear.cou
 
 Bytes follow from two published ingredients. A protocol without a dealer over integers of `BITS` = 32 bits at security
 `SECURITY` = 128: a comparison takes 128 BITS + 14 BITS bits and a ReLU 128 BITS + 18 BITS (CrypTFlow2, Rathee et al.
-2020, arXiv:2010.06340, its leading terms); a product of two secrets takes two sets of BITS correlated oblivious transfers,
+2020, arXiv:2010.06340, leading terms); a product of two secrets takes two sets of BITS correlated oblivious transfers:
 2 BITS (SECURITY + (BITS + 1) / 2) bits. And functions as CrypTen makes them of products and comparisons (Knott et al.
 2021, arXiv:2109.00984, with its default settings): see `RECIPES`. Products are truncated locally. Another protocol has
 other weights, so only ratios between architectures under one table mean anything.

@@ -1,4 +1,7 @@
-"""Each gate lets every zoo system pass and stops the fault it is there for; the faults are put in by hand."""
+"""Every zoo system passes the gates, and what they measure is right. Faults are in `test_adversaries.py`."""
+
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +10,8 @@ from torch import Tensor, nn
 from archloom.db.records import GATES as GATE_TASK
 from archloom.db.records import EvaluationKey, FailureKind, Protocol, Task, TrialSpec
 from archloom.evaluator import gates
-from archloom.evaluator.gates import Subject, fingerprint, first_failure, run_gates
+from archloom.evaluator.gates import Subject, counting, fingerprint, first_failure, growth, run_gates
+from archloom.evaluator.gates.causality import CHUNKS, cuts
 from archloom.evaluator.model import Model
 from archloom.evaluator.modules import WHOLE, Context
 from archloom.evaluator.modules.passes import Pass
@@ -34,14 +38,6 @@ def subject(name: str = "gated_deltanet") -> Subject:
     return Subject(architecture=zoo.load(name), protocol=PROTOCOL, seed=0)
 
 
-def with_model(kind: type[Model], name: str = "linear_attention") -> Subject:
-    """A subject whose model has a fault."""
-    one = subject(name)
-    model = kind(one.architecture, widths=one.widths, vocabulary=one.task.vocabulary, length=one.task.length)
-    one.__dict__["model"] = model.double()
-    return one
-
-
 def spec(term: str) -> TrialSpec:
     key = EvaluationKey(candidate="0" * 64, task=GATE_TASK, rung=0, seed=0)
     return TrialSpec(key=key, term=term, protocol=PROTOCOL, steps=0)
@@ -54,78 +50,6 @@ def test_every_zoo_system_passes(name: str) -> None:
     assert measurement.score is None
     assert abs(measurement.metrics["parameters"] / 24_736 - 1) < 0.1
     assert measurement.fingerprint is not None
-
-
-class Unfinished(Model):
-    def forward(self, *arguments, **options):  # type: ignore[no-untyped-def]
-        return super().forward(*arguments, **options) / 0
-
-
-class Acausal(Model):
-    def features(self, *arguments, **options) -> Tensor:  # type: ignore[no-untyped-def]
-        whole = super().features(*arguments, **options)
-        return whole + 1e-6 * whole.mean(1, keepdim=True)
-
-
-class AcausalGradient(Model):
-    """The value does not move, the gradient leaks."""
-
-    def __init__(self, *arguments, **options) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(*arguments, **options)
-        self.stack.register_forward_hook(lambda module, inputs, out: out + 0 * inputs[0].flip(1) + _still(inputs[0]))
-
-
-def _still(x: Tensor) -> Tensor:
-    total = x.sum(1, keepdim=True)
-    return total - total.detach()
-
-
-class Batched(Model):
-    def forward(self, *arguments, **options):  # type: ignore[no-untyped-def]
-        logits = super().forward(*arguments, **options)
-        return logits + 1e-5 * logits.mean(0, keepdim=True)
-
-
-class Forgetful(Model):
-    def features(self, tokens: Tensor, context: Context = WHOLE) -> Tensor:
-        return super().features(tokens, Context(dense=context.dense))
-
-
-class TwoFaced(Model):
-    def features(self, tokens: Tensor, context: Context = WHOLE) -> Tensor:
-        return super().features(tokens, context) * (1 + 1e-6 * context.dense)
-
-
-class Dead(Model):
-    def __init__(self, *arguments, **options) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(*arguments, **options)
-        self.useless = nn.Parameter(torch.ones(3))
-
-
-class Heavier(Model):
-    def __init__(self, *arguments, **options) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(*arguments, **options)
-        self.stack.extra = nn.Parameter(torch.ones(3))
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "words"),
-    [
-        (Heavier, FailureKind.BUILD, "parameters"),
-        (Unfinished, FailureKind.FORWARD, "not finite"),
-        (Batched, FailureKind.BATCH, "alone"),
-        (Acausal, FailureKind.CAUSALITY, "changes outputs before"),
-        (AcausalGradient, FailureKind.CAUSALITY, "gradient"),
-        (Forgetful, FailureKind.DECODE, "segments"),
-        (TwoFaced, FailureKind.LOWERING, "dense"),
-        (Dead, FailureKind.GRADIENT, "useless"),
-    ],
-)
-def test_a_fault_is_stopped_by_its_gate(fault: type[Model], kind: FailureKind, words: str) -> None:
-    failure = first_failure(with_model(fault))
-    assert failure is not None
-    assert failure.kind is kind
-    assert words in failure.reason
 
 
 def test_too_deep_or_too_heavy_is_a_budget_failure() -> None:
@@ -152,8 +76,41 @@ def test_a_linear_pass_that_runs_quadratically_is_stopped(monkeypatch: pytest.Mo
 
 
 def test_exponents_tell_linear_from_quadratic() -> None:
-    assert gates.cost_exponent(zoo.load("gla")) < 1.1
-    assert gates.cost_exponent(zoo.load("mha")) > 1.5
+    assert gates.cost_exponent(subject("gla")) < 1.01
+    assert gates.cost_exponent(subject("mha")) > 1.5
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 1.5, 2])
+def test_the_exponent_of_what_is_added_is_that_of_a_power_beside_a_constant(power: float) -> None:
+    counts = [round(10_000 + 300 * length**power) for length in (512, 1024, 2048)]
+    assert growth.added_exponent(counts) == pytest.approx(power, abs=0.01)  # of whole numbers
+
+
+def test_what_hardly_grows_has_no_exponent() -> None:
+    assert growth.added_exponent([500, 500, 500]) == 0
+    assert growth.added_exponent([500, 500, 503]) == 0
+
+
+def test_a_small_quadratic_part_shows_beside_a_large_linear_one() -> None:
+    """One element for each pair of tokens, beside 20,000 for each token."""
+    counts = [20_000 * length + length**2 for length in (512, 1024, 2048)]
+    assert growth.added_exponent(counts) > growth.LINEAR_EXPONENT
+
+
+def test_work_is_counted_as_the_shapes_say() -> None:
+    """A product of [T, D] and [D, D]: 2 T D D FLOPs; T D + D D elements read, T D written; one call, and no view."""
+    layer = nn.Linear(8, 8, bias=False)
+    (work,) = counting.count_work(layer, width=8, lengths=[32])
+    assert work == counting.Work(flops=2 * 32 * 8 * 8, elements=32 * 8 + 8 * 8 + 32 * 8, calls=1)
+
+
+def test_cuts_are_everywhere_or_at_the_borders_of_chunks_and_inside() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert cuts(1, generator) == []
+    assert cuts(35, generator) == list(range(1, 35))
+    found = cuts(200, generator)
+    assert {1, 199, 192, *CHUNKS} <= set(found)
+    assert len(found) <= 12
 
 
 def test_fingerprints_agree_on_functions_and_differ_on_others() -> None:
@@ -179,3 +136,53 @@ def test_nested_windows_answer_within_seconds() -> None:
     measurement = run_gates(spec(f"repeat(block(mix({body}, heads=4), mlp), times=1)"))
     assert measurement.failure is None
     assert measurement.seconds < 20
+
+
+PATTERNS = replace(
+    PROTOCOL,
+    tasks=(
+        *PROTOCOL.tasks,
+        Task(name="mirror", vocabulary=32, length=40, batch=4),
+        Task(name="set_recall", vocabulary=32, length=24, batch=4),
+        Task(name="translation", vocabulary=32, length=24, batch=4),
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["mha", "gated_deltanet", "linear_attention"])
+def test_a_protocol_of_all_patterns_is_passed_by_mixers_that_have_a_meaning_under_each(name: str) -> None:
+    assert first_failure(Subject(architecture=zoo.load(name), protocol=PATTERNS, seed=0)) is None
+
+
+def test_a_mixer_without_a_meaning_under_a_task_s_pattern_is_not_trained() -> None:
+    failure = first_failure(Subject(architecture=zoo.load("based"), protocol=PATTERNS, seed=0))
+    assert failure is not None
+    assert failure.kind is FailureKind.BUDGET
+    assert "task set_recall is noncausal cross, under which" in failure.reason
+
+
+class TwoFacedWhereCross(Model):
+    """Lowered and dense forms agree under the causal pattern, and a source is read otherwise in one of them."""
+
+    def features(self, tokens: Tensor, context: Context = WHOLE, *, source: Tensor | None = None) -> Tensor:
+        outputs = super().features(tokens, context, source=source)
+        return outputs if source is None or context.dense else outputs * (1 + 1e-6 * outputs.sign())
+
+
+class BatchedWhereNoncausal(Model):
+    def features(self, tokens: Tensor, context: Context = WHOLE, *, source: Tensor | None = None) -> Tensor:
+        outputs = super().features(tokens, context, source=source)
+        return outputs if self.pattern.causal else outputs + 1e-5 * outputs.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (TwoFacedWhereCross, "lowered and dense forms differ by .* under the noncausal cross pattern"),
+        (BatchedWhereNoncausal, "under the noncausal pattern"),
+    ],
+)
+def test_a_fault_under_another_pattern_is_stopped(make: type[Model], words: str) -> None:
+    failure = first_failure(Subject(architecture=zoo.load("mha"), protocol=PATTERNS, seed=0, make=make))
+    assert failure is not None
+    assert re.search(words, failure.reason)
