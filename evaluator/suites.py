@@ -67,9 +67,6 @@ def _suite(
     )
 
 
-_WIDE = {"kind": "mqar", "vocabulary": 128, "length": 64, "batch": 32, "pairs": 16}
-"""Twice the pairs in twice the tokens."""
-
 _ALL = (
     _suite(
         "smoke",
@@ -87,7 +84,7 @@ _ALL = (
         width=16,
         depth=2,
         steps={
-            "mqar": 300,
+            "mqar": 600,
             "in_context_recall": 200,
             "noisy_recall": 200,
             "passkey": 250,
@@ -124,7 +121,7 @@ _ALL = (
         "the four attention patterns, scores kept apart: causal or not, self or cross",
         width=16,
         depth=2,
-        steps={"mirror": 300, "mqar": 300, "set_recall": 300, "translation": 300, "compositional": 400},
+        steps={"mirror": 300, "mqar": 600, "set_recall": 300, "translation": 300, "compositional": 400},
     ),
     _suite(
         "lm",
@@ -141,25 +138,22 @@ _ALL = (
         width=16,
         depth=2,
         steps={
-            "mqar": 300,
+            "mqar": 600,
             "permutations": 250,
             "parity": 200,
             "selective_copying": 250,
             "in_context_regression": 300,
-            "bigram_backcopy": 150,
             "stories": 400,
         },
         higher={
-            "mqar_wide": 400,
+            "mqar": 600,
             "permutations": 250,
             "parity": 200,
-            "selective_copying": 250,
-            "in_context_regression": 300,
-            "bigram_backcopy": 150,
-            "stories": 400,
+            "selective_copying": 400,
+            "in_context_regression": 500,
+            "stories": 600,
             "text": 300,
         },
-        tasks={"mqar_wide": _WIDE},
     ),
 )
 

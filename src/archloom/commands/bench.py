@@ -80,7 +80,7 @@ def proxies(
 
 
 def _first_rung(suite: str, tasks: list[str]) -> "ProtocolSection":
-    """The suite's section with the stages of all rungs in one, each task once at its most steps."""
+    """The suite's section with the stages of all rungs in one, each task once, at the steps of its lowest rung."""
     from archloom.config import ProtocolSection
     from archloom.errors import ConfigError
     from archloom.evaluator.dials import alike
@@ -93,7 +93,7 @@ def _first_rung(suite: str, tasks: list[str]) -> "ProtocolSection":
     steps: dict[str, int] = {}
     for rung in section["rungs"]:
         for stage in rung["stages"]:
-            steps[stage["task"]] = max(stage["steps"], steps.get(stage["task"], 0))
+            steps.setdefault(stage["task"], stage["steps"])
     for wanted in tasks:
         if wanted not in steps:
             raise ConfigError(f"suite {SUITES[name].title} has no task {wanted!r}; {alike(wanted, steps)}")
