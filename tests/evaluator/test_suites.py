@@ -81,3 +81,20 @@ def test_whole_numbers_do_for_real_dials_and_choices_are_closed() -> None:
 def test_an_unknown_kind_is_refused_with_what_was_meant() -> None:
     with pytest.raises(ConfigError, match="did you mean 'parity'"):
         kind_of(Task(name="parety", vocabulary=2, length=8, batch=8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_is_a_function_of_seed_and_step_and_never_that_of_the_evaluation(kind: str) -> None:
+    def draw(step: int, seed: int) -> torch.Tensor:
+        return make_runner(default_task(kind)).training_batch(step, total_steps=10, seed=seed).inputs
+
+    torch.manual_seed(1)  # the global generator is to play no part
+    first = draw(9, 7)
+    torch.manual_seed(2)
+    assert torch.equal(first, draw(9, 7))
+    assert not torch.equal(first, draw(9, 8))
+    assert not torch.equal(draw(8, 7), first)
+    one, other = (make_runner(default_task(kind)).evaluation_batches() for _ in range(2))
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a.inputs, b.inputs)
+        torch.testing.assert_close(a.targets, b.targets, rtol=0, atol=0, equal_nan=True)
