@@ -50,7 +50,7 @@ def times(architecture: Term, under: Protocol) -> tuple[dict[str, float], str | 
     for kind, gate in GATES:
         start = process_time()
         reason = gate(subject)
-        spent[kind.value] = 1e3 * (process_time() - start)
+        spent[gate.__name__] = 1e3 * (process_time() - start)
         if reason is not None:
             return spent, f"{kind.value}: {reason}"
     start = process_time()
