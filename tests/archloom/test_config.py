@@ -95,7 +95,7 @@ def test_two_lines_make_a_campaign(tmp_path: Path) -> None:
 
 def test_the_quickstart_is_sound() -> None:
     config = Config.load(str(QUICKSTART)).config
-    assert (config.campaign.name, config.budget.candidates, config.budget.wall_seconds) == ("quickstart", 80, 540)
+    assert (config.campaign.name, config.budget.candidates, config.budget.wall_seconds) == ("quickstart", 60, 540)
     assert config.campaign.store == "quickstart.db"
 
 
