@@ -30,6 +30,7 @@ import torch
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
+from archloom.evaluator.tasks.choosing import subsets
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -176,7 +177,7 @@ class Compositional:
         """Colours or shapes in random order, [count, features]; the first ones of it will be there."""
         order = rng.random((count, self.features))
         if held:
-            chosen = np.argsort(rng.random((count, HELD)), axis=1)
+            chosen = subsets(rng, count, of=HELD, size=HELD)
             rows = np.arange(count)
             order[rows, chosen[:, 0]] = -1.0
             order[rows, HELD + chosen[:, 0]], order[rows, HELD + chosen[:, 1]] = -1.0, 2.0

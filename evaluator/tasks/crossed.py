@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
+from archloom.evaluator.tasks.choosing import subsets
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -84,7 +85,7 @@ class SetRecall:
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy`, both over the keys."""
-        return {"loss": tally.loss, "accuracy": tally.accuracy}
+        return tally.numbers()
 
     def score(self, tally: Tally) -> float:
         """Accuracy above chance, which is one in the number of pairs."""
@@ -161,7 +162,7 @@ class Translation:
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy`, both over the answers."""
-        return {"loss": tally.loss, "accuracy": tally.accuracy}
+        return tally.numbers()
 
     def score(self, tally: Tally) -> float:
         """Accuracy above that of a model that translates without knowing the order."""
@@ -177,11 +178,6 @@ class Translation:
         targets = np.full((count, self.words), IGNORED, dtype=np.int64)
         inputs[:, 0], inputs[:, 1:words], targets[:, :words] = STOP, said[:, :-1], said
         return _batch(inputs, targets, source=source)
-
-
-def subsets(rng: np.random.Generator, count: int, *, of: int, size: int) -> Symbols:
-    """`size` different numbers of [0, of) in random order, in each of `count` rows."""
-    return np.argsort(rng.random((count, of)), axis=1)[:, :size]
 
 
 def _batch(inputs: Symbols, targets: Symbols, *, source: Symbols) -> Batch:

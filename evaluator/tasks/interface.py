@@ -1,7 +1,8 @@
 """What a proxy task is to the training loop: batches, a tally of what the model did on them, and a score in [0, 1]."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Protocol
 
 import torch
@@ -33,13 +34,17 @@ class Batch:
         """Mask [B, T], or [B, T, C] of numbers where targets are vectors."""
         return ~torch.isnan(self.targets) if self.targets.is_floating_point() else self.targets != IGNORED
 
-    def to(self, device: torch.device) -> "Batch":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every tensor of it changed."""
         return Batch(
-            inputs=self.inputs.to(device),
-            targets=self.targets.to(device),
-            source=None if self.source is None else self.source.to(device),
-            slices={name: mask.to(device) for name, mask in self.slices.items()},
+            inputs=change(self.inputs),
+            targets=change(self.targets),
+            source=None if self.source is None else change(self.source),
+            slices={name: change(mask) for name, mask in self.slices.items()},
         )
+
+    def to(self, device: torch.device) -> "Batch":
+        return self.each(lambda tensor: tensor.to(device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,10 @@ class Tally:
     @property
     def accuracy(self) -> float:
         return self.correct / self.scored if self.scored else float("nan")
+
+    def numbers(self) -> dict[str, float]:
+        """`loss` and `accuracy`, by name."""
+        return {"loss": self.loss, "accuracy": self.accuracy}
 
 
 class TaskRunner(Protocol):
@@ -98,12 +107,4 @@ def above_chance(accuracy: float, chance: float) -> float:
 def parts(whole: Batch, size: int) -> list[Batch]:
     """A batch cut into batches of at most `size` sequences."""
     cuts = (slice(first, first + size) for first in range(0, len(whole.inputs), size))
-    return [
-        Batch(
-            inputs=whole.inputs[cut],
-            targets=whole.targets[cut],
-            source=None if whole.source is None else whole.source[cut],
-            slices={name: mask[cut] for name, mask in whole.slices.items()},
-        )
-        for cut in cuts
-    ]
+    return [whole.each(itemgetter(cut)) for cut in cuts]

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
+from archloom.evaluator.tasks.choosing import subsets
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -90,7 +91,7 @@ class SelectiveCopying:
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy`, both over the tokens said."""
-        return {"loss": tally.loss, "accuracy": tally.accuracy}
+        return tally.numbers()
 
     def score(self, tally: Tally) -> float:
         """Accuracy above that of the commonest symbol."""
@@ -99,7 +100,7 @@ class SelectiveCopying:
     def _draw(self, rng: np.random.Generator, *, count: int, tokens: int) -> Batch:
         mark = self.length - self.tokens - 1
         said = rng.integers(self.vocabulary - 2, size=(count, tokens))
-        places = np.sort(np.argsort(rng.random((count, mark)), axis=1)[:, :tokens], axis=1)
+        places = np.sort(subsets(rng, count, of=mark, size=tokens), axis=1)
         inputs = np.full((count, self.length), self.vocabulary - 2, dtype=np.int64)
         targets = np.full((count, self.length), IGNORED, dtype=np.int64)
         np.put_along_axis(inputs, places, said, axis=1)

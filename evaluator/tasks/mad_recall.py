@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
+from archloom.evaluator.tasks.choosing import choose, subsets
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -147,7 +148,7 @@ class DictionaryRecall:
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy` over all symbols of the answers, `accuracy_opening` over their first."""
-        return {"loss": tally.loss, "accuracy": tally.accuracy, "accuracy_opening": tally.slices[OPENING].accuracy}
+        return {**tally.numbers(), "accuracy_opening": tally.slices[OPENING].accuracy}
 
     def score(self, tally: Tally) -> float:
         """Accuracy of the first symbols of the answers, above the best blind guess."""
@@ -174,12 +175,12 @@ class DictionaryRecall:
         A key that is there already is drawn again.
         """
         if self.motif == 1:
-            return _choose(rng.random((count, self.keys)), pairs)[:, :, None]
+            return subsets(rng, count, of=self.keys, size=pairs)[:, :, None]
         keys = np.full((count, pairs, self.motif), NOTHING, dtype=np.int64)
         for pair in range(pairs):
             missing = np.arange(count)
             while len(missing):
-                drawn = _choose(rng.random((len(missing), self.keys)), self.motif)
+                drawn = subsets(rng, len(missing), of=self.keys, size=self.motif)
                 sizes = rng.integers(shortest, self.motif + 1, size=(len(missing), 1))
                 drawn[np.arange(self.motif) >= sizes] = NOTHING
                 known = (keys[missing, :pair] == drawn[:, None]).all(axis=2).any(axis=1)
@@ -190,10 +191,10 @@ class DictionaryRecall:
     def _values(self, rng: np.random.Generator, *, count: int, pairs: int) -> Symbols:
         """[count, pairs, motif]: values of 1 to `motif` different symbols, no two with the same first one."""
         symbols = self.values_end - self.keys
-        first = _choose(rng.random((count, symbols)), pairs)[:, :, None]
+        first = subsets(rng, count, of=symbols, size=pairs)[:, :, None]
         if self.motif == 1:
             return self.keys + first
-        others = 1 + _choose(rng.random((count, pairs, symbols - 1)), self.motif - 1)
+        others = 1 + choose(rng.random((count, pairs, symbols - 1)), self.motif - 1)
         values = self.keys + np.concatenate([first, (first + others) % symbols], axis=2)
         sizes = rng.integers(1, self.motif + 1, size=(count, pairs, 1))
         return np.where(np.arange(self.motif) < sizes, values, NOTHING)
@@ -252,8 +253,3 @@ def blind_accuracy(*, slots: int, pairs: int, noise: float) -> float:
         chances = chances - rises + np.concatenate([[0.0], rises[:-1]])
     right += float(chances[1:] @ (1 / seen[1:]))
     return right / (asked + 1)
-
-
-def _choose(draws: NDArray[np.float64], count: int) -> Symbols:
-    """The places of the `count` smallest draws of each row, smallest first: [.., N] -> [.., count]."""
-    return np.argsort(draws, axis=-1)[..., :count]

@@ -22,7 +22,7 @@ import torch
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
-from archloom.evaluator.tasks.crossed import subsets
+from archloom.evaluator.tasks.choosing import subsets
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -87,7 +87,7 @@ class Mirror:
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy`, both over the holes."""
-        return {"loss": tally.loss, "accuracy": tally.accuracy}
+        return tally.numbers()
 
     def score(self, tally: Tally) -> float:
         """Accuracy above chance, which is one in the number of holes."""

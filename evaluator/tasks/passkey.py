@@ -106,7 +106,7 @@ class Passkey:
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy` over all digits asked for, and `accuracy_at_<tokens>`."""
         by_length = {f"accuracy_at_{length}": tally.slices[f"at_{length}"].accuracy for length in self.lengths}
-        return {"loss": tally.loss, "accuracy": tally.accuracy, **by_length}
+        return {**tally.numbers(), **by_length}
 
     def score(self, tally: Tally) -> float:
         """Accuracy above chance, 1/10, as a mean over the lengths."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from archloom.db.records import Task
 from archloom.evaluator.task_kinds import dials, require
+from archloom.evaluator.tasks.choosing import choose, subsets
 from archloom.evaluator.tasks.interface import (
     EVALUATION_STREAM,
     IGNORED,
@@ -83,7 +84,7 @@ class AssociativeRecall:
 
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy`, both over the queries."""
-        return {"loss": tally.loss, "accuracy": tally.accuracy}
+        return tally.numbers()
 
     def score(self, tally: Tally) -> float:
         """Accuracy above chance: max(0, (accuracy - 1/P) / (1 - 1/P))."""
@@ -91,13 +92,13 @@ class AssociativeRecall:
 
     def _draw(self, rng: np.random.Generator, *, count: int, pairs: int) -> Batch:
         first_value = self.vocabulary // 2
-        keys = 1 + _choose(rng.random((count, first_value - 1)), pairs)
-        values = first_value + _choose(rng.random((count, self.vocabulary - first_value)), pairs)
+        keys = 1 + subsets(rng, count, of=first_value - 1, size=pairs)
+        values = first_value + subsets(rng, count, of=self.vocabulary - first_value, size=pairs)
         context = 2 * pairs
         slots = (self.length - context) // 2
         # The smallest of Exp(1) / weight are weighted draws without replacement (Efraimidis & Spirakis 2006).
         weights = np.arange(1, slots + 1, dtype=np.float64) ** (POWER - 1)
-        queries = context + 2 * _choose(rng.standard_exponential((count, slots)) / weights, pairs)
+        queries = context + 2 * choose(rng.standard_exponential((count, slots)) / weights, pairs)
 
         inputs = np.zeros((count, self.length), dtype=np.int64)
         targets = np.full((count, self.length), IGNORED, dtype=np.int64)
@@ -106,8 +107,3 @@ class AssociativeRecall:
         np.put_along_axis(inputs, queries, keys, axis=1)
         np.put_along_axis(targets, queries, values, axis=1)
         return Batch(inputs=torch.from_numpy(inputs), targets=torch.from_numpy(targets))
-
-
-def _choose(draws: NDArray[np.float64], count: int) -> Symbols:
-    """The columns of the `count` smallest draws of each row, smallest first: [B, N] -> [B, count]."""
-    return np.argsort(draws, axis=1)[:, :count]

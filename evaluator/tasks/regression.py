@@ -61,8 +61,8 @@ def explained(loss: float, *, zero: float, oracle: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InContextRegression:
-    """Linear functions of `dimension` inputs, shown by length / 2 examples, in `channels` channels."""
+class Regression:
+    """What the two tasks share: a stream in as many dimensions as the ramp has reached, laid out as tokens."""
 
     channels: int
     length: int
@@ -71,6 +71,45 @@ class InContextRegression:
     ramp: float
     evaluation: int
     solved: float | None = 0.95
+
+    def training_batch(self, step: int, *, total_steps: int, seed: int) -> Batch:
+        """[batch, length, channels], in as many dimensions as the ramp has reached."""
+        dimension = grown(self.dimension, step=step, total_steps=total_steps, ramp=self.ramp)
+        rng = np.random.default_rng((TRAINING_STREAM, seed, step))
+        return self._laid_out(self._stream(rng, count=self.batch, dimension=dimension))
+
+    def evaluation_batches(self) -> Sequence[Batch]:
+        return parts(self._laid_out(self.evaluated()), self.batch)
+
+    def evaluated(self) -> Stream:
+        """What the evaluation set shows and asks."""
+        rng = np.random.default_rng((EVALUATION_STREAM, self.channels, self.length, self._number))
+        return self._stream(rng, count=self.evaluation, dimension=self.dimension)
+
+    def metrics(self, tally: Tally) -> Mapping[str, float]:
+        """`loss`, the mean squared error of a number, and `oracle_loss`."""
+        return {"loss": tally.loss, "oracle_loss": bounds(self)[1]}
+
+    def score(self, tally: Tally) -> float:
+        """The share of what the oracle explains and 0 does not."""
+        zero, oracle = bounds(self)
+        return explained(tally.loss, zero=zero, oracle=oracle)
+
+    @property
+    def _number(self) -> int:
+        """What tells evaluation sets apart beside channels and length."""
+        raise NotImplementedError
+
+    def _stream(self, rng: np.random.Generator, *, count: int, dimension: int) -> Stream:
+        raise NotImplementedError
+
+    def _laid_out(self, stream: Stream) -> Batch:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InContextRegression(Regression):
+    """Linear functions of `dimension` inputs, shown by length / 2 examples, in `channels` channels."""
 
     @classmethod
     def from_task(cls, task: Task) -> "InContextRegression":
@@ -98,28 +137,9 @@ class InContextRegression:
             evaluation=given.integer("evaluation"),
         )
 
-    def training_batch(self, step: int, *, total_steps: int, seed: int) -> Batch:
-        """[batch, length, channels], with as many inputs as the ramp has reached."""
-        dimension = grown(self.dimension, step=step, total_steps=total_steps, ramp=self.ramp)
-        rng = np.random.default_rng((TRAINING_STREAM, seed, step))
-        return self._laid_out(self._stream(rng, count=self.batch, dimension=dimension))
-
-    def evaluation_batches(self) -> Sequence[Batch]:
-        return parts(self._laid_out(self.evaluated()), self.batch)
-
-    def evaluated(self) -> Stream:
-        """What the evaluation set shows and asks."""
-        rng = np.random.default_rng((EVALUATION_STREAM, self.channels, self.length, self.dimension))
-        return self._stream(rng, count=self.evaluation, dimension=self.dimension)
-
-    def metrics(self, tally: Tally) -> Mapping[str, float]:
-        """`loss`, the mean squared error, and `oracle_loss`."""
-        return {"loss": tally.loss, "oracle_loss": bounds(self)[1]}
-
-    def score(self, tally: Tally) -> float:
-        """The share of what the oracle explains and 0 does not."""
-        zero, oracle = bounds(self)
-        return explained(tally.loss, zero=zero, oracle=oracle)
+    @property
+    def _number(self) -> int:
+        return self.dimension
 
     def _stream(self, rng: np.random.Generator, *, count: int, dimension: int) -> Stream:
         examples = self.length // 2
@@ -141,19 +161,12 @@ class InContextRegression:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestTimeRegression:
+class TestTimeRegression(Regression):
     """A stream of length / 2 pairs, each followed by a query, of a linear map that changes pieces - 1 times."""
 
     __test__ = False
 
-    channels: int
-    length: int
-    batch: int
-    dimension: int
     pieces: int
-    ramp: float
-    evaluation: int
-    solved: float | None = 0.95
 
     @classmethod
     def from_task(cls, task: Task) -> "TestTimeRegression":
@@ -183,28 +196,9 @@ class TestTimeRegression:
             evaluation=given.integer("evaluation"),
         )
 
-    def training_batch(self, step: int, *, total_steps: int, seed: int) -> Batch:
-        """[batch, length, channels], in as many dimensions as the ramp has reached."""
-        dimension = grown(self.dimension, step=step, total_steps=total_steps, ramp=self.ramp)
-        rng = np.random.default_rng((TRAINING_STREAM, seed, step))
-        return self._laid_out(self._stream(rng, count=self.batch, dimension=dimension))
-
-    def evaluation_batches(self) -> Sequence[Batch]:
-        return parts(self._laid_out(self.evaluated()), self.batch)
-
-    def evaluated(self) -> Stream:
-        """What the evaluation set shows and asks."""
-        rng = np.random.default_rng((EVALUATION_STREAM, self.channels, self.length, self.pieces))
-        return self._stream(rng, count=self.evaluation, dimension=self.dimension)
-
-    def metrics(self, tally: Tally) -> Mapping[str, float]:
-        """`loss`, the mean squared error of a number, and `oracle_loss`."""
-        return {"loss": tally.loss, "oracle_loss": bounds(self)[1]}
-
-    def score(self, tally: Tally) -> float:
-        """The share of what the oracle explains and 0 does not."""
-        zero, oracle = bounds(self)
-        return explained(tally.loss, zero=zero, oracle=oracle)
+    @property
+    def _number(self) -> int:
+        return self.pieces
 
     def _stream(self, rng: np.random.Generator, *, count: int, dimension: int) -> Stream:
         pairs, size = self.length // 2, self.dimension
@@ -234,7 +228,7 @@ class TestTimeRegression:
 
 
 @cache
-def bounds(task: InContextRegression | TestTimeRegression) -> tuple[float, float]:
+def bounds(task: Regression) -> tuple[float, float]:
     """Mean squared errors of predicting 0 and of the oracle, over the numbers of the evaluation set."""
     stream = task.evaluated()
     zero, oracle = (np.square(guess - stream.answers).mean() for guess in (0.0, least_squares(stream)))

@@ -156,7 +156,7 @@ class WordProblem:
     def metrics(self, tally: Tally) -> Mapping[str, float]:
         """`loss` in nats and `accuracy` over all positions, and `accuracy_to_n` of each stretch of `trained`."""
         by_stretch = {f"accuracy_{name}": part.accuracy for name, part in tally.slices.items()}
-        return {"loss": tally.loss, "accuracy": tally.accuracy, **by_stretch}
+        return {**tally.numbers(), **by_stretch}
 
     def score(self, tally: Tally) -> float:
         """Accuracy beyond the trained length, above the chance of the likeliest element."""

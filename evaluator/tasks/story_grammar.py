@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from archloom.evaluator.tasks.choosing import subsets
+
 ENTITIES = {
     "name": ["anna", "ben", "clara", "dan", "ella", "finn", "grace", "hugo"],
     "thing": ["ball", "kite", "drum", "hat", "cup", "book", "boat", "doll"],
@@ -129,7 +131,7 @@ def _characters(rng: np.random.Generator, *, count: int, characters: int) -> Sym
     """Symbols of each character's name, thing, colour and spot: [count, characters, classes]."""
     columns, first = [], 0
     for words in ENTITIES.values():
-        columns.append(first + np.argsort(rng.random((count, len(words))), axis=1)[:, :characters])
+        columns.append(first + subsets(rng, count, of=len(words), size=characters))
         first += len(words)
     return np.stack(columns, axis=-1)
 
