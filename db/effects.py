@@ -13,7 +13,7 @@ seeds and not on others), they are too narrow for that candidate: `archloom.db.c
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from archloom.db.noise import Noise, noise_floor, seed_scores
@@ -150,21 +150,33 @@ def standings(trials: Sequence[Trial], protocol: Protocol, *, rung: int) -> dict
     """
     known = marks(trials, protocol, rung=rung)
     expected = stages(protocol, rung=rung)
-    found = {}
-    for trial in trials:
-        if any(result.key.rung == rung and result.key.task in expected for result in trial.results):
-            found[trial.candidate.id] = combined(trial, known) if known else _mean(trial, expected, rung=rung)
-    return found
+    if known:
+        return _combined(trials, known)
+    return {
+        trial.candidate.id: _mean(trial, expected, rung=rung) for trial in _with_results(trials, expected, rung=rung)
+    }
 
 
 def placed(trials: Sequence[Trial], protocol: Protocol) -> tuple[Trial, ...]:
     """The same trials, each with its combined score on every rung where there are baselines to measure from."""
     found: dict[str, list[tuple[int, float]]] = {}
     for rung in range(len(protocol.rungs)):
-        if marks(trials, protocol, rung=rung):
-            for candidate, value in standings(trials, protocol, rung=rung).items():
-                found.setdefault(candidate, []).append((rung, value))
+        for candidate, value in _combined(trials, marks(trials, protocol, rung=rung)).items():
+            found.setdefault(candidate, []).append((rung, value))
     return tuple(replace(trial, standings=tuple(found.get(trial.candidate.id, ()))) for trial in trials)
+
+
+def _combined(trials: Sequence[Trial], known: Sequence[Mark]) -> dict[str, float]:
+    """The combined scores of the candidates with results at the rung of the marks; none without a mark."""
+    if not known:
+        return {}
+    tasks = {mark.noise.task for mark in known}
+    having = _with_results(trials, tasks, rung=known[0].noise.rung)
+    return {trial.candidate.id: combined(trial, known) for trial in having}
+
+
+def _with_results(trials: Sequence[Trial], tasks: Container[str], *, rung: int) -> list[Trial]:
+    return [t for t in trials if any(r.key.rung == rung and r.key.task in tasks for r in t.results)]
 
 
 def _paired(candidate: Trial, theirs: Sequence[float], *, noise: Noise, seeds: Sequence[int]) -> tuple[float, ...]:

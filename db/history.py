@@ -8,10 +8,9 @@ from sqlalchemy.orm import Session
 from archloom.db.campaigns import find_campaign, find_campaign_id, find_protocol
 from archloom.db.candidates import list_candidates
 from archloom.db.effects import placed
-from archloom.db.evaluations import is_evaluation, not_planned
+from archloom.db.evaluations import FINISHED, is_evaluation, not_planned
 from archloom.db.records import (
     EvaluationKey,
-    EvaluationState,
     Failure,
     FailureKind,
     Measurement,
@@ -21,8 +20,6 @@ from archloom.db.records import (
 )
 from archloom.db.tables import EvaluationRow, SeriesRow
 from archloom.errors import NotFoundError
-
-FINISHED = (EvaluationState.DONE.value, EvaluationState.FAILED.value)
 
 RESULT = (
     EvaluationRow.candidate,

@@ -71,6 +71,16 @@ def ramp(share: float) -> Dial:
     )
 
 
+def faults(kind: Kind, given: Mapping[str, object]) -> Iterator[tuple[str, str | None]]:
+    """The settings in `given` that the kind's dials do not allow: the name and the rule, None for an unknown dial."""
+    known = {dial.name: dial for dial in kind.dials}
+    for name, value in given.items():
+        if name not in known:
+            yield name, None
+        elif rule := known[name].broken(value):
+            yield name, rule
+
+
 class Dials(Mapping[str, Value]):
     """The settings of one task: what its record says, else the kind's defaults."""
 

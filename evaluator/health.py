@@ -27,7 +27,7 @@ from archloom.evaluator.model import Model
 from archloom.evaluator.tasks.interface import Batch
 
 POINTS = 20
-"""Values of the series of gradient norms, at most."""
+"""Values of a series that has a number for every step, at most."""
 
 WATCHED_SEQUENCES, WATCHED_TOKENS = 2, 128
 EXACT_SIDE = 256
@@ -60,13 +60,9 @@ class Recorder:
                 self._seen.setdefault(name, {})[step] = value
 
     def series(self) -> tuple[Series, ...]:
-        """Gradient norms as means over about `POINTS` equal stretches of the steps taken, and every observation."""
-        stretch = math.ceil(self._steps / POINTS)
-        firsts = range(0, len(self._norms), stretch)
-        ends = tuple(min(first + stretch, len(self._norms)) for first in firsts)
-        means = tuple(statistics.fmean(self._norms[first:end]) for first, end in zip(firsts, ends, strict=True))
+        """Gradient norms as means over stretches of the steps taken, and every observation."""
         return (
-            Series(name="gradient_norm", steps=ends, values=means),
+            averaged("gradient_norm", self._norms, steps=self._steps),
             *(Series(name=name, steps=tuple(at), values=tuple(at.values())) for name, at in self._seen.items()),
         )
 
@@ -74,6 +70,15 @@ class Recorder:
         """The last observation of each whole-model number, and `largest_gradient_norm`."""
         last = {name: list(at.values())[-1] for name, at in self._seen.items() if "_block_" not in name}
         return {**last, **({"largest_gradient_norm": max(self._norms)} if self._norms else {})}
+
+
+def averaged(name: str, values: Sequence[float], *, steps: int) -> Series:
+    """A number for every step taken, of `steps` in all, as means over about `POINTS` equal stretches."""
+    stretch = math.ceil(steps / POINTS)
+    firsts = range(0, len(values), stretch)
+    ends = tuple(min(first + stretch, len(values)) for first in firsts)
+    means = tuple(statistics.fmean(values[first:end]) for first, end in zip(firsts, ends, strict=True))
+    return Series(name=name, steps=ends, values=means)
 
 
 def readings(blocks: Sequence[Inside]) -> dict[str, float | None]:

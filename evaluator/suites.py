@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from archloom.errors import ConfigError
+from archloom.evaluator.dials import alike
+
 Given = Mapping[str, Any]
 """A task or a stage as a campaign file would write it."""
 
@@ -159,3 +162,13 @@ _ALL = (
 
 SUITES: Mapping[str, Suite] = {each.name: each for each in _ALL}
 """Every suite, by name."""
+
+
+def suite_named(name: str) -> Suite:
+    """The suite of a name, with or without its version. Raises `ConfigError` with what is wrong with the name."""
+    suite = SUITES.get(name.partition("/")[0])
+    if suite is None:
+        raise ConfigError(f"is {name!r}, and there is no such suite; {alike(name, SUITES)}")
+    if name not in (suite.name, suite.title):
+        raise ConfigError(f"is {name!r}, and this archloom has {suite.title}")
+    return suite

@@ -2,7 +2,7 @@
 
 from archloom.db.records import Task
 from archloom.errors import ConfigError
-from archloom.evaluator.dials import Dials, Kind, alike
+from archloom.evaluator.dials import Dials, Kind, alike, faults
 from archloom.evaluator.task_table import KINDS
 
 KIND = "kind"
@@ -27,17 +27,14 @@ def kind_of(task: Task) -> Kind:
 
 def dials(task: Task) -> Dials:
     """The settings of a task. Raises `ConfigError` for an unknown one, a wrong type or a value out of range."""
-    known = {dial.name: dial for dial in kind_of(task).dials}
-    values = {dial.name: dial.default for dial in known.values()}
-    for name, value in task.options:
-        if name == KIND:
-            continue
-        if name not in known:
-            raise ConfigError(f"task {task.name!r} has no option {name!r}; {alike(name, known)}")
-        if rule := known[name].broken(value):
-            raise ConfigError(f"option {name!r} of task {task.name!r} is {value!r}: it {rule}")
-        values[name] = known[name].cast(value)
-    return Dials(values)
+    kind = kind_of(task)
+    given = {name: value for name, value in task.options if name != KIND}
+    for name, rule in faults(kind, given):
+        if rule is None:
+            hint = alike(name, (dial.name for dial in kind.dials))
+            raise ConfigError(f"task {task.name!r} has no option {name!r}; {hint}")
+        raise ConfigError(f"option {name!r} of task {task.name!r} is {given[name]!r}: it {rule}")
+    return Dials({dial.name: dial.cast(given.get(dial.name, dial.default)) for dial in kind.dials})
 
 
 def require(task: Task, *rules: tuple[bool, str]) -> None:

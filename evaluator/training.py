@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 import platform
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from torch.nn import functional
 
 from archloom.db.records import Failure, FailureKind, Series, Stopping, Training
 from archloom.evaluator.divergence import origin_of_divergence
-from archloom.evaluator.health import Recorder
+from archloom.evaluator.health import Recorder, averaged
 from archloom.evaluator.stopping import Rule, stop
 from archloom.evaluator.tasks.interface import Batch, Tally, TaskRunner
 from archloom.kernels.backends import preferred
@@ -33,7 +32,6 @@ BETAS = (0.9, 0.95)
 DECAYED = 0.25
 """The last part of the steps, over which the learning rate falls linearly to 0."""
 
-LOSS_POINTS = 20
 EVALUATIONS = 10
 EVALUATION_SHARE = 0.1
 """Evaluations are at most this part of the work of training, a training step counting as three forward passes."""
@@ -262,13 +260,9 @@ class _Course:
         return sum((end - start) * (before + after) / 2 for (start, before), (end, after) in points) / self.steps
 
     def _series(self) -> tuple[Series, ...]:
-        """The training loss as means over about `LOSS_POINTS` equal stretches, and the score of every evaluation."""
-        stretch = math.ceil(self.steps / LOSS_POINTS)
-        firsts = range(0, len(self.losses), stretch)
-        ends = tuple(min(first + stretch, len(self.losses)) for first in firsts)
-        means = tuple(statistics.fmean(self.losses[first:end]) for first, end in zip(firsts, ends, strict=True))
+        """The training loss as means over stretches of steps, the score of every evaluation, and those of health."""
         return (
-            Series(name="training_loss", steps=ends, values=means),
+            averaged("training_loss", self.losses, steps=self.steps),
             Series(name="evaluation_score", steps=tuple(self.scores), values=tuple(self.scores.values())),
             *self.health.series(),
         )

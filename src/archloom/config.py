@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from archloom.evaluator.dials import alike
-from archloom.evaluator.suites import SUITES
+from archloom.errors import ConfigError
+from archloom.evaluator.dials import alike, faults
+from archloom.evaluator.suites import suite_named
 from archloom.evaluator.task_table import KINDS
 from archloom.search_space import families
 
@@ -142,12 +143,12 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _dials_in_range(self) -> Self:
-        known = {dial.name: dial for dial in KINDS[self.kind].dials}
-        for name, value in self.dials.items():
-            if name not in known:
-                raise _misplaced((name,), f"unknown key; {alike(name, (*known, *type(self).model_fields))}")
-            if rule := known[name].broken(value):
-                raise _misplaced((name,), f"is {value!r} and {rule}")
+        kind = KINDS[self.kind]
+        for name, rule in faults(kind, self.dials):
+            if rule is None:
+                keys = (*(dial.name for dial in kind.dials), *type(self).model_fields)
+                raise _misplaced((name,), f"unknown key; {alike(name, keys)}")
+            raise _misplaced((name,), f"is {self.dials[name]!r} and {rule}")
         return self
 
     @property
@@ -204,11 +205,10 @@ class ProtocolSection(Section):
         name = given.get("suite") if isinstance(given, dict) else None
         if not isinstance(given, dict) or not isinstance(name, str) or not name:
             return _tuples(given)
-        suite = SUITES.get(name.partition("/")[0])
-        if suite is None:
-            raise _misplaced(("suite",), f"is {name!r}, and there is no such suite; {alike(name, SUITES)}")
-        if name not in (suite.name, suite.title):
-            raise _misplaced(("suite",), f"is {name!r}, and this archloom has {suite.title}")
+        try:
+            suite = suite_named(name)
+        except ConfigError as problem:
+            raise _misplaced(("suite",), str(problem)) from None
         if ("tasks" in given) != ("rungs" in given):
             raise _misplaced((), "a suite's tasks and rungs are replaced together, or not at all")
         return _tuples(suite.section() | given | {"suite": suite.title})

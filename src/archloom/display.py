@@ -20,6 +20,7 @@ from rich.table import Table
 from archloom.db.records import Candidate, Event, LanguageModelCall, Result, Trial
 
 if TYPE_CHECKING:
+    from archloom.db.claims import Judgement
     from archloom.db.queries import FailureCount, Row
     from archloom.db.ranks import Agreement
     from archloom.db.statistics import Comparison
@@ -159,6 +160,21 @@ def ending(outcome: "Outcome") -> str:
         f"{outcome.message}: {outcome.evaluations} evaluations in {seconds(outcome.wall_seconds)}; "
         f"the workers' time went {outcome.gates:.1%} into gates and {outcome.overhead:.1%} into nothing"
     )
+
+
+def judgements(found: Sequence["Judgement"], known: Mapping[str, Candidate]) -> Table:
+    rows = [
+        (
+            label(known[each.candidate]),
+            each.ruling,
+            f"{each.effect:+.2f}",
+            f"[{each.low:+.2f}, {each.high:+.2f}]",
+            f"{each.corrected:.2g}",
+            label(known[each.opponent]) if each.opponent else DASH,
+        )
+        for each in found
+    ]
+    return table(("candidate", "ruling", "effect", "interval", "p, corrected", "against"), rows, right=("effect",))
 
 
 def agreement(found: "Agreement") -> str:

@@ -49,7 +49,7 @@ def section_protocol(section: ProtocolSection, *, baselines: Sequence[str]) -> P
         baselines=tuple((name, zoo.load(name, depth=section.depth).text) for name in baselines),
         stopping=Stopping(**section.stopping.model_dump()),
     )
-    _check_corpora(protocol)
+    _check_tasks(protocol)
     return protocol
 
 
@@ -79,7 +79,7 @@ def baselines(config: Config) -> tuple[str, ...]:
 
 def _task(section: TaskSection) -> Task:
     """The record of a task, its own options sorted by name; text is pinned by the digest of its corpus."""
-    from archloom.evaluator.tasks import data_digest, make_runner
+    from archloom.evaluator.tasks import data_digest
 
     own: dict[str, int | float | str] = dict(section.dials)
     if section.kind != section.name:
@@ -94,17 +94,18 @@ def _task(section: TaskSection) -> Task:
     if "digest" in own:
         pinned = own | {"digest": own["digest"] or data_digest(task)}
         task = replace(task, options=tuple(sorted(pinned.items())))
-    make_runner(task)
     return task
 
 
-def _check_corpora(protocol: Protocol) -> None:
-    """Raise `ConfigError` if a stage asks a text for more than it has: it would be seen more than once."""
+def _check_tasks(protocol: Protocol) -> None:
+    """Raise `ConfigError` if a task cannot be drawn, or a stage asks a text for more than it has: it would be seen more
+    than once."""
     from archloom.evaluator.tasks import corpus_size, make_runner
 
+    sizes = {task.name: corpus_size(make_runner(task)) for task in protocol.tasks}
     for stage in (stage for rung in protocol.rungs for stage in rung.stages):
         task = protocol.task(stage.task)
-        size, asked = corpus_size(make_runner(task)), stage.steps * task.batch * task.length
+        size, asked = sizes[task.name], stage.steps * task.batch * task.length
         if size is not None and asked > size:
             most = size // (task.batch * task.length)
             raise ConfigError(

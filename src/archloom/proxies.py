@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from archloom.db.noise import sum_of_squares
 from archloom.db.records import EvaluationKey, Protocol, TrialSpec
 from archloom.evaluator.executors import Executor
 from archloom.evaluator.panel import CLAIMS, Claim, system
@@ -161,7 +162,7 @@ def _difference(claim: Claim, scores: dict[str, float]) -> float:
 
 def _pooled(groups: Sequence[Sequence[float]]) -> float:
     """Standard deviation within groups, pooled; 0 where no group has two."""
-    squares = sum(sum((score - statistics.fmean(group)) ** 2 for score in group) for group in groups)
+    squares = sum(map(sum_of_squares, groups))
     degrees = sum(len(group) - 1 for group in groups)
     return math.sqrt(squares / degrees) if degrees else 0.0
 

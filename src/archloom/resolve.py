@@ -189,12 +189,12 @@ def _nearest(key: Key, origins: Mapping[Key, str]) -> str:
 
 def _explain(detail: ErrorDetails, *, origins: Mapping[Key, str], path: str) -> str:
     context = detail.get("ctx", {})
-    key, section = _descend((*detail["loc"], *context.get("path", ())))
+    key = (*detail["loc"], *context.get("path", ()))
     where = _nearest(key, origins) or path
     given = detail["input"]
     match detail["type"]:
         case "extra_forbidden":
-            return f"{where}: {dotted(key)}: unknown key; {_hint(str(key[-1]), section)}"
+            return f"{where}: {dotted(key)}: unknown key; {_hint(str(key[-1]), _section(key))}"
         case "missing":
             return f"{where}: {dotted(key)} is missing"
         case "misplaced":
@@ -205,13 +205,13 @@ def _explain(detail: ErrorDetails, *, origins: Mapping[Key, str], path: str) -> 
             return f"{where}: {dotted(key)}{shown}: {rule}"
 
 
-def _descend(location: Key) -> tuple[Key, type[BaseModel]]:
-    """The path a user wrote and the section it leads to."""
+def _section(key: Key) -> type[BaseModel]:
+    """The section that a path leads to."""
     section: type[BaseModel] = Config
-    for part in location:
+    for part in key:
         if field := section.model_fields.get(str(part)):
             section = next(iter(_models(field.annotation)), section)
-    return tuple(location), section
+    return section
 
 
 def _models(annotation: Any) -> tuple[type[BaseModel], ...]:

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
-from archloom.db.claims import Judgement
-from archloom.db.records import Candidate
-from archloom.display import DASH, label, table
+from archloom.display import DASH, table
 from archloom.evaluator.dials import Kind
 from archloom.evaluator.suites import Suite
 from archloom.proxies import ClaimReport, TaskReport
@@ -67,18 +65,3 @@ def _verdict(found: ClaimReport) -> str:
     if math.isnan(found.by):
         return "not run"
     return "yes" if found.holds else "no"
-
-
-def judgements(found: Sequence[Judgement], known: Mapping[str, Candidate]) -> Table:
-    rows = [
-        (
-            label(known[each.candidate]),
-            each.ruling,
-            f"{each.effect:+.2f}",
-            f"[{each.low:+.2f}, {each.high:+.2f}]",
-            f"{each.corrected:.2g}",
-            label(known[each.opponent]) if each.opponent else DASH,
-        )
-        for each in found
-    ]
-    return table(("candidate", "ruling", "effect", "interval", "p, corrected", "against"), rows, right=("effect",))

@@ -84,19 +84,20 @@ def _first_rung(suite: str, tasks: list[str]) -> "ProtocolSection":
     from archloom.config import ProtocolSection
     from archloom.errors import ConfigError
     from archloom.evaluator.dials import alike
-    from archloom.evaluator.suites import SUITES
+    from archloom.evaluator.suites import suite_named
 
-    name = suite.partition("/")[0]
-    if name not in SUITES or suite not in (name, SUITES[name].title):
-        raise ConfigError(f"there is no suite {suite!r}; {alike(name, SUITES)}\n  → archloom tasks lists them")
-    section = SUITES[name].section()
+    try:
+        named = suite_named(suite)
+    except ConfigError as problem:
+        raise ConfigError(f"the suite {problem}\n  → archloom tasks lists them") from None
+    section = named.section()
     steps: dict[str, int] = {}
     for rung in section["rungs"]:
         for stage in rung["stages"]:
             steps.setdefault(stage["task"], stage["steps"])
     for wanted in tasks:
         if wanted not in steps:
-            raise ConfigError(f"suite {SUITES[name].title} has no task {wanted!r}; {alike(wanted, steps)}")
+            raise ConfigError(f"suite {named.title} has no task {wanted!r}; {alike(wanted, steps)}")
     stages = [{"task": each, "steps": steps[each]} for each in tasks or steps]
     kept = [each for each in section["tasks"] if each["name"] in {stage["task"] for stage in stages}]
     given = {**section, "suite": suite, "tasks": kept, "rungs": [{"stages": stages}]}

@@ -25,7 +25,7 @@ def claim(
     """Measure candidates, all baselines and the best of luck on fresh seeds; say whether they are a discovery.
 
     Exits with 1 if every candidate is refused."""
-    from archloom import display, interrupts, live, task_display
+    from archloom import display, interrupts, live
     from archloom.claims import put
     from archloom.db.store import Store
 
@@ -40,7 +40,7 @@ def claim(
     if as_json:
         display.json_(verdict)
     else:
-        display.out(task_display.judgements(verdict.judgements, names))
+        display.out(display.judgements(verdict.judgements, names))
         for each in verdict.judgements:
             for reason in each.reasons:
                 display.line(f"{display.label(names[each.candidate])}: {reason}")

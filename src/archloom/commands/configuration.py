@@ -34,18 +34,18 @@ def check(file: FileArgument, set_: SetOption = None, as_json: JsonOption = Fals
     """Check a campaign file, the architectures that it names and the text that it reads."""
     from archloom import display
     from archloom.config import Config
-    from archloom.protocol import baselines, to_protocol
+    from archloom.protocol import to_protocol
 
     config = Config.load(file, set_ or ()).config
     protocol = to_protocol(config)
     summary = {
         "campaign": config.campaign.name,
         "candidates": config.budget.candidates,
-        "baselines": baselines(config),
+        "baselines": [name for name, _ in protocol.baselines],
         "protocol": protocol.id,
         "config": config.hash,
     }
     if as_json:
         display.json_(summary)
     else:
-        display.out(display.pairs({"file": f"{file}: ok", **summary, "baselines": len(baselines(config))}))
+        display.out(display.pairs({"file": f"{file}: ok", **summary, "baselines": len(protocol.baselines)}))

@@ -33,7 +33,7 @@ def run(
     from archloom.config import Config
     from archloom.db.store import Store
     from archloom.errors import ConfigError
-    from archloom.protocol import baselines, to_protocol
+    from archloom.protocol import to_protocol
 
     options: dict[str, tuple[object, str]] = {}
     if executor is not None:
@@ -42,7 +42,6 @@ def run(
         options["campaign.store"] = (store, "--store")
     config = Config.load(file, set_ or (), options).config
     to_protocol(config)
-    baselines(config)
     with Store.open(config.campaign.store, create=True) as opened:
         taken = {campaign.name for campaign in opened.campaigns()}
         if fresh_name:
