@@ -24,7 +24,7 @@ def make_arms(config: Config, store: Store) -> dict[str, Proposer]:
     }
     model, name = config.language_model, config.campaign.name
     if model is not None and config.search.arms.language_model > 0:
-        from archloom.agents.language_model import LanguageModelProposer, make_client
+        from archloom.agents.language_model.proposer import LanguageModelProposer, make_client
 
         arms["language_model"] = LanguageModelProposer(
             client=make_client(base_url=model.base_url, model=model.model, key=os.environ.get(model.key_variable, "")),

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from archloom.agents import language_model
-from archloom.agents.language_model import LanguageModelProposer, make_client
-from archloom.agents.prompt import experience, instructions
+from archloom.agents.language_model import proposer as language_model
+from archloom.agents.language_model.instructions import experience, instructions
+from archloom.agents.language_model.proposer import LanguageModelProposer, make_client
 from archloom.agents.proposer import ProposerFailed
 from archloom.db.records import (
     Candidate,

@@ -32,7 +32,7 @@ EVERYWHERE = ("errors", "search_space.GRAMMAR_VERSION")
 
 HOMES = {
     "ray": ("evaluator/executors/cluster.py",),
-    "openai": ("agents/language_model.py",),
+    "openai": ("agents/language_model/endpoints.py", "agents/language_model/proposer.py",),
     "sqlalchemy": ("db/",),
     "alembic": ("db/",),
 }

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
-from archloom.agents.prompt import experience, instructions
+from archloom.agents.language_model.instructions import experience, instructions
 from archloom.agents.proposer import Proposal, ProposerFailed
 from archloom.db.records import LanguageModelCall, Origin, Trial
 from archloom.errors import ConfigError
