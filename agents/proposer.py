@@ -18,15 +18,22 @@ class ProposerFailed(ArchloomError):
     """An arm could not propose; the campaign asks another one and records why."""
 
 
+class AnswerAwaited(ArchloomError):
+    """An arm waits for an answer that a person gives: the campaign stops until it is there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A canonical architecture and where it comes from; `parents` are candidate ids."""
+    """A canonical architecture and where it comes from; `parents` are candidate ids, the rest is as in `Candidate`."""
 
     term: Term
     origin: Origin
     operator: str
     parents: tuple[str, ...] = ()
     rationale: str | None = None
+    author: str | None = None
+    predictions: tuple[tuple[str, float], ...] = ()
+    cites: tuple[str, ...] = ()
 
 
 class Proposer(Protocol):

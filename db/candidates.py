@@ -23,6 +23,9 @@ COLUMNS = (
     CandidateRow.name,
     CandidateRow.operator,
     CandidateRow.rationale,
+    CandidateRow.author,
+    CandidateRow.predictions,
+    CandidateRow.cites,
 )
 
 
@@ -30,8 +33,7 @@ def add_candidate(session: Session, campaign: str, candidate: Candidate) -> None
     key = find_campaign_id(session, campaign)
     same = or_(CandidateRow.id == candidate.id, CandidateRow.index == candidate.index)
     there = _read(session, key, same)
-    kept = None if candidate.rationale is None else storable(candidate.rationale)
-    if there == (replace(candidate, rationale=kept),):
+    if there == (_as_stored(candidate),):
         return
     if there:
         raise ConfigError(
@@ -48,12 +50,25 @@ def add_candidate(session: Session, campaign: str, candidate: Candidate) -> None
             name=candidate.name,
             operator=candidate.operator,
             rationale=candidate.rationale,
+            author=candidate.author,
+            predictions=candidate.predictions,
+            cites=candidate.cites,
         )
     )
     if candidate.parents:
         parents = enumerate(candidate.parents)
         lineage = [{"campaign_id": key, "child": candidate.id, "position": n, "parent": p} for n, p in parents]
         session.execute(insert(LineageRow), lineage)
+
+
+def _as_stored(candidate: Candidate) -> Candidate:
+    """What is read back of it: texts from outside with what no database can hold as escapes."""
+    return replace(
+        candidate,
+        rationale=None if candidate.rationale is None else storable(candidate.rationale),
+        author=None if candidate.author is None else storable(candidate.author),
+        cites=tuple(map(storable, candidate.cites)),
+    )
 
 
 def find_candidate(session: Session, prefix: str, *, campaign: str | None) -> Candidate:

@@ -90,6 +90,19 @@ class Points(TypeDecorator[Sequence[Point]]):
         return None if value is None else tuple((step, _decoded(number)) for step, number in value)
 
 
+class Tuples(TypeDecorator[Sequence[Any]]):
+    """Texts and finite numbers in tuples as JSON arrays; NULL, as older ledgers have it, is none."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> list[Any] | None:
+        return [_listed(each) for each in value] if value else None
+
+    def process_result_value(self, value: list[Any] | None, dialect: Dialect) -> tuple[Any, ...]:
+        return tuple(_tupled(each) for each in value or ())
+
+
 def storable(text: str) -> str:
     """`text` with NUL and lone surrogates written as backslash escapes; any other text comes back unchanged."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
@@ -103,3 +116,17 @@ def _encoded(number: float) -> float | str:
 
 def _decoded(number: float | str) -> float:
     return float(number) if isinstance(number, str) else number
+
+
+def _listed(value: Any) -> Any:
+    match value:
+        case str():
+            return storable(value)
+        case tuple():
+            return [_listed(each) for each in value]
+        case _:
+            return value
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value

@@ -197,7 +197,11 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An architecture in a campaign. `id` is the SHA-256 of the canonical text; `index` its place in the campaign."""
+    """An architecture in a campaign. `id` is the SHA-256 of the canonical text; `index` its place in the campaign.
+
+    What a language model wrote has an `author`, the model; `predictions` are (task, change of score that it expects)
+    and `cites` the names of what it rests on.
+    """
 
     id: str
     term: str
@@ -207,6 +211,9 @@ class Candidate:
     operator: str | None = None
     parents: tuple[str, ...] = ()
     rationale: str | None = None
+    author: str | None = None
+    predictions: tuple[tuple[str, float], ...] = ()
+    cites: tuple[str, ...] = ()
 
     @property
     def short(self) -> str:
@@ -335,17 +342,70 @@ class Event:
     text: str
 
 
+class Role(StrEnum):
+    """What a language model is asked for."""
+
+    RESEARCHER = "researcher"
+    REPAIR = "repair"
+    CRITIC = "critic"
+    ANALYST = "analyst"
+    GRADER = "grader"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModelCall:
-    """One recorded call, enough to replay it without the network."""
+    """One call, recorded before it is sent and completed by its answer: enough to replay it without the network.
 
+    `key` tells it from all others, `prompt` is the version of its text, `ask` the seed of the proposal it serves.
+    While `response` is None the call is in flight, or was lost with its process; its tokens and its `cost`, in
+    billionths of the currency of the prices, are then the most that they can be. They stay so if a server counts none.
+    """
+
+    key: str
     at: datetime
+    role: Role
+    prompt: str
+    endpoint: str
     model: str
+    ask: int
     request: str
-    response: str
+    response: str | None
     prompt_tokens: int
     completion_tokens: int
+    cost: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """One thing learnt from `candidate`. `evidence` are the evaluations it rests on, `when` has a time zone.
+
+    `score` is what it has proved worth: 1 for a lesson that no proposal has used yet, more if the proposals that cite
+    it do better than others, less if they do worse, 0 for one that has faded and is no longer found.
+
+    Errors: `ValueError` for an empty text, no evidence, a score that is negative or not finite, a naive time.
+    """
+
+    text: str
+    candidate: str
+    evidence: tuple[EvaluationKey, ...]
+    score: float = 1.0
+    when: datetime
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("a lesson has no text; say in a sentence what was learnt")
+        if not self.evidence:
+            raise ValueError(f"the lesson {self.text!r} has no evidence; name the evaluations that show it")
+        if not (math.isfinite(self.score) and self.score >= 0):
+            raise ValueError(f"a lesson's score is {self.score}; it is a finite number, 0 or more")
+        if self.when.tzinfo is None:
+            raise ValueError(f"a lesson's time, {self.when}, has no time zone; use UTC")
+
+    @property
+    def name(self) -> str:
+        """What proposals cite it by: the same in every replay."""
+        return f"lesson-{hashlib.sha256(f'{self.candidate} {self.text}'.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from archloom.db.engine import enable_write_ahead_log, lock_schema, shown, writi
 from archloom.errors import EnvironmentProblem
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-NEWEST = "0001"
+NEWEST = "0002"
 """The newest revision in `MIGRATIONS`, written down so that opening an up-to-date ledger need not read them."""
 
 

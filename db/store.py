@@ -25,6 +25,7 @@ from archloom.db.records import (
     EvaluationKey,
     Event,
     LanguageModelCall,
+    Lesson,
     Measurement,
     Protocol,
     Trial,
@@ -208,7 +209,7 @@ class Store:
         """The training steps that an evaluation was planned with. `NotFoundError` if it was not planned."""
         return self._read(lambda session: history.steps(session, campaign, key))
 
-    # Events, calls and notes
+    # Events, calls, lessons and notes
 
     def add_event(self, campaign: str, *, kind: str, text: str) -> None:
         """Append an event, at the present time."""
@@ -222,16 +223,34 @@ class Store:
         """The last events, oldest first."""
         return self._read(lambda session: journal.list_events(session, campaign, last=last))
 
-    def record_call(self, campaign: str, call: LanguageModelCall) -> None:
-        """Append a language-model call. NUL and lone surrogates in its texts are kept as backslash escapes."""
+    def reserve_call(self, campaign: str, call: LanguageModelCall) -> None:
+        """Append a language-model call that is about to be made, at the most that it can cost.
+
+        NUL and lone surrogates in its texts are kept as backslash escapes.
+        """
         self._write(
-            lambda session: journal.record_call(session, campaign, call),
+            lambda session: journal.reserve_call(session, campaign, call),
             made=lambda session: journal.has_call(session, campaign, call) or None,
         )
 
+    def settle_call(self, campaign: str, call: LanguageModelCall) -> None:
+        """Complete a reserved call by its answer and what it did cost."""
+        self._write(lambda session: journal.settle_call(session, campaign, call))
+
     def calls(self, campaign: str) -> tuple[LanguageModelCall, ...]:
-        """All language-model calls, in the order recorded."""
+        """All language-model calls, in the order reserved."""
         return self._read(lambda session: journal.list_calls(session, campaign))
+
+    def add_lesson(self, campaign: str, lesson: Lesson) -> None:
+        """Append a lesson. `NotFoundError` if its evidence is not of this campaign."""
+        self._write(
+            lambda session: journal.add_lesson(session, campaign, lesson),
+            made=lambda session: journal.has_lesson(session, campaign, lesson) or None,
+        )
+
+    def lessons(self, campaign: str) -> tuple[Lesson, ...]:
+        """All lessons of a campaign, oldest first, with the score of a new one."""
+        return self._read(lambda session: journal.list_lessons(session, campaign))
 
     def add_note(self, campaign: str, candidate: str, text: str) -> None:
         """Append a note to the candidate that has this name, or whose hash begins so."""

@@ -3,6 +3,7 @@
     protocols ── campaigns ─┬─ candidates ─┬─ lineage
                             │              ├─ evaluations ─┬─ attempts
                             │              │               └─ series
+                            │              ├─ lessons ── lesson_evidence (of evaluations)
                             │              └─ notes
                             └─ events, language_model_calls, artefacts
 
@@ -27,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
-from archloom.db.columns import Metrics, Point, Points, Prose, Real, Utc
+from archloom.db.columns import Metrics, Point, Points, Prose, Real, Tuples, Utc
 
 NAMING = {
     "pk": "pk_%(table_name)s",
@@ -91,6 +92,9 @@ class CandidateRow(Table):
     name: Mapped[str | None]
     operator: Mapped[str | None]
     rationale: Mapped[str | None] = mapped_column(Prose)
+    author: Mapped[str | None] = mapped_column(Prose)
+    predictions: Mapped[Sequence[tuple[str, float]]] = mapped_column(Tuples, nullable=True)
+    cites: Mapped[Sequence[str]] = mapped_column(Tuples, nullable=True)
 
 
 class LineageRow(Table):
@@ -182,13 +186,39 @@ class LanguageModelCallRow(Table):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaigns.id"))
+    key: Mapped[str] = mapped_column(unique=True)
     at: Mapped[datetime]
+    role: Mapped[str]
+    prompt: Mapped[str]
+    endpoint: Mapped[str]
     model: Mapped[str]
+    ask: Mapped[int] = mapped_column(BigInteger)
     request: Mapped[str] = mapped_column(Prose)
-    response: Mapped[str] = mapped_column(Prose)
+    response: Mapped[str | None] = mapped_column(Prose)
     prompt_tokens: Mapped[int]
     completion_tokens: Mapped[int]
+    cost: Mapped[int] = mapped_column(BigInteger)
     seconds: Mapped[float]
+
+
+class LessonRow(Table):
+    """What the analyst learnt from a candidate; `lesson_evidence` names the evaluations that show it."""
+
+    __tablename__ = "lessons"
+    __table_args__ = (_candidate_reference(), Index("ix_lessons_campaign_id_id", "campaign_id", "id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    campaign_id: Mapped[int]
+    candidate: Mapped[str]
+    at: Mapped[datetime]
+    text: Mapped[str] = mapped_column(Prose)
+
+
+class LessonEvidenceRow(Table):
+    __tablename__ = "lesson_evidence"
+
+    lesson_id: Mapped[int] = mapped_column(ForeignKey("lessons.id"), primary_key=True)
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
 
 
 class ArtefactRow(Table):

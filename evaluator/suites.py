@@ -128,7 +128,7 @@ _ALL = (
     ),
     _suite(
         "lm",
-        1,
+        2,
         "language at small scale: stories, the sources of Python, and copying against bigrams",
         width=32,
         depth=2,
@@ -136,7 +136,7 @@ _ALL = (
     ),
     _suite(
         "standard",
-        1,
+        2,
         "a causal mixer as a whole: recall, state, selection, learning in context, stories",
         width=16,
         depth=2,

@@ -1,31 +1,36 @@
-"""Lessons: what campaigns taught, with the evaluations that show it."""
+"""What lessons prove worth: a lesson that proposals rest on is judged by how these proposals do, and may fade.
 
-import math
-from dataclasses import dataclass
-from datetime import datetime
+A proposal's outcome is its place among its arm's candidates, 0 for the last (failures are all last) and 1 for the
+first. A lesson starts at 1, as if `PRIOR` proposals of middling outcome had cited it, and moves with those that do.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from archloom.db.records import Lesson, Trial
+
+PRIOR = 2.0
+"""Proposals of middling outcome that a new lesson is credited with."""
+FADED = 0.5
+"""A lesson whose score falls below this fades: it is found no more."""
+MIDDLING = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
-    """One thing learnt. `evidence` are the ids of the evaluations it rests on, `when` it was written, with a time zone.
+def weighed(lessons: Iterable[Lesson], outcomes: Mapping[str, float], trials: Iterable[Trial]) -> tuple[Lesson, ...]:
+    """The lessons with the scores that `trials` give them by their `outcomes`, 0 to 1 by candidate id."""
+    citing: dict[str, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.candidate.cites and (outcome := outcomes.get(trial.candidate.id)) is not None:
+            for name in set(trial.candidate.cites):
+                citing[name].append(outcome)
+    if not citing:
+        return tuple(lessons)
+    return tuple(
+        replace(lesson, score=_score(citing[lesson.name])) if lesson.name in citing else lesson for lesson in lessons
+    )
 
-    `score` is what it has proved worth: 1 for a lesson that no proposal has used yet, more if the proposals that cite
-    it do better than others, less if they do worse, 0 for one that has faded and is no longer found.
 
-    Errors: `ValueError` for an empty text, no evidence, a score that is negative or not finite, a naive time.
-    """
-
-    text: str
-    evidence: tuple[int, ...]
-    score: float = 1.0
-    when: datetime
-
-    def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise ValueError("a lesson has no text; say in a sentence what was learnt")
-        if not self.evidence:
-            raise ValueError(f"the lesson {self.text!r} has no evidence; name the evaluations that show it")
-        if not (math.isfinite(self.score) and self.score >= 0):
-            raise ValueError(f"a lesson's score is {self.score}; it is a finite number, 0 or more")
-        if self.when.tzinfo is None:
-            raise ValueError(f"a lesson's time, {self.when}, has no time zone; use UTC")
+def _score(outcomes: Sequence[float]) -> float:
+    score = (PRIOR * MIDDLING + sum(outcomes)) / (PRIOR + len(outcomes)) / MIDDLING
+    return score if score >= FADED else 0.0

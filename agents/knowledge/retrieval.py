@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from archloom.agents.knowledge.entries import Entry
-from archloom.agents.knowledge.lessons import Lesson
+from archloom.db.records import Lesson
 from archloom.errors import EnvironmentProblem
 
 NAMES_COUNT = 3.0

@@ -1,240 +1,252 @@
-"""The language-model arm: an architecture written by a model behind any server that speaks the OpenAI API.
+"""The language-model arm: a researcher who writes, a critic, repairs, and an analyst who learns, all on the record.
 
-A model's text is data. It is cut to length, parsed by the algebra, held to the sampler's budget and never evaluated; a
-term that is refused goes back with the reason, up to `repairs` times. Every call is recorded, failed ones too, and a
-request that was recorded is answered from the record: a campaign that resumes asks the network nothing twice and gets
-the same proposals. What cannot be mended here raises `ProposerFailed`, and the campaign asks another arm.
+A model's text is data. It is cut to length, read by the algebra, held to the sampler's budget and never evaluated; what
+is refused goes back with the reason, up to `repairs` times. A proposal is a function of the history, the seed and the
+record of calls: a request that was recorded is answered from it, so a campaign that resumes asks the network nothing
+twice, and one that is replayed asks it nothing. What cannot be mended here raises `ProposerFailed`, and the campaign
+asks another arm.
 """
 
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from operator import is_
 from random import Random
-from typing import Any
-from urllib.parse import urlsplit
 
-from archloom.agents.language_model.instructions import experience, instructions
+from archloom.agents.knowledge.entries import Entry
+from archloom.agents.knowledge.lessons import weighed
+from archloom.agents.knowledge.retrieval import Index
+from archloom.agents.language_model import answers, choice, other_roles, researcher
+from archloom.agents.language_model.board import Board
+from archloom.agents.language_model.endpoints import CallFailed, Model
+from archloom.agents.language_model.lengths import room_beside
+from archloom.agents.language_model.novelty import Census
+from archloom.agents.language_model.outcomes import outcomes
+from archloom.agents.language_model.prompting import prompt
+from archloom.agents.language_model.record import Message, Record, Request
+from archloom.agents.language_model.situation import Situation, situation
+from archloom.agents.language_model.written import MAX_LETS, architecture, parent_of
 from archloom.agents.proposer import Proposal, ProposerFailed
-from archloom.db.records import LanguageModelCall, Origin, Trial
-from archloom.errors import ConfigError
-from archloom.search_space.identity import canonical, term_id
+from archloom.db.records import Lesson, Origin, Protocol, Role, Trial
 from archloom.search_space.sampling import Sampler
-from archloom.search_space.terms import Term, TermError, walk
-from archloom.search_space.text import parse
-from archloom.search_space.types import Type
-from archloom.search_space.variation import in_budget
-from archloom.search_space.zoo import as_architecture
+from archloom.search_space.terms import Term, TermError
 
-MAX_TERM = 10_000
-"""Characters of a term that is read."""
-MAX_RATIONALE = 2_000
-"""Characters of a rationale that is kept."""
-MAX_ANSWER = 1_000_000
-"""Characters of a server's answer that is recorded and read."""
-MAX_REASON = 500
-MAX_TOKENS = 8_192
-MAX_LETS = 8
-"""`let`s of one mixer: identity may have to try every order of those that look alike."""
-MAX_COUNT = 2**31 - 1
-
-Message = dict[str, str]
-
-_SCHEMA = {
-    "type": "object",
-    "properties": {"term": {"type": "string"}, "rationale": {"type": "string"}},
-    "required": ["term", "rationale"],
-    "additionalProperties": False,
-}
+MAX_SHOWN = 12_000
+"""Characters of a refused answer that go back with the refusal."""
+LESSONS = 6
+"""Lessons that are shown, those that fit the situation best."""
+ENTRIES = 6
+"""Entries of the knowledge base that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
-    """A model and how it is reached: `complete` sends the body of a chat-completions request and gives the answer's
-    text, or raises `ProposerFailed`."""
+class Settings:
+    """What the arm is for and which roles take part, as `archloom.config.LanguageModel` says."""
 
-    model: str
-    complete: Callable[[Mapping[str, Any]], str]
-
-
-def make_client(*, base_url: str, model: str, key: str, timeout: float = 60.0, retries: int = 1) -> Client:
-    """A client for `model` at `base_url`. `timeout` in seconds holds for each of the `retries` + 1 tries of a call.
-
-    Errors: `ConfigError` for an address that is none, or a key that cannot be sent.
-    """
-    _check_address(base_url)
-    if not key.isascii():
-        raise ConfigError("the key of the language model has characters outside ASCII; copy it again")
-
-    def complete(request: Mapping[str, Any]) -> str:
-        import openai  # takes about a second, and only this arm needs it
-
-        try:
-            with openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=retries) as api:
-                return api.chat.completions.with_raw_response.create(**request).text
-        except openai.OpenAIError as problem:
-            # The cause says "connection refused" where the error itself says "connection error".
-            told = str(problem.__cause__ or problem) if isinstance(problem, openai.APIConnectionError) else str(problem)
-            hidden = told.replace(key, "***") if key else told
-            raise ProposerFailed(f"{model} at {base_url}: {_plain(hidden, MAX_REASON)}") from problem
-
-    return Client(model=model, complete=complete)
-
-
-def _check_address(base_url: str) -> None:
-    try:
-        parts = urlsplit(base_url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError(f"{base_url!r} is no address of a language model; write https://host/v1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LanguageModelProposer:
-    """Shows the model the best `elites` trials and the last failures, and takes one new architecture per call.
-
-    `record` is called with every call to the server; `replay` holds the calls recorded before.
-    """
-
-    client: Client
-    sampler: Sampler
-    record: Callable[[LanguageModelCall], None]
-    elites: int = 8
+    goal: str
+    elites: int = 6
     repairs: int = 3
-    replay: Sequence[LanguageModelCall] = ()
+    critic: bool = True
+    analyst: bool = True
+    knowledge: bool = True
+    novelty: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Brief:
+    """What one proposal starts from: the conversation so far, the names it may cite, and what was tried."""
+
+    messages: tuple[Message, ...]
+    citable: frozenset[str]
+    history: Sequence[Trial]
+    tried: frozenset[str]
+
+
+class LanguageModelProposer:
+    """The arm of one campaign under `protocol`.
+
+    `about` says what each task measures; `entries` and `lessons` are what is known at the beginning, and `keep` stores
+    a lesson. What it holds beside its record (boards, bags, an index) only saves time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        record: Record,
+        models: Sequence[Model],
+        sampler: Sampler,
+        protocol: Protocol,
+        about: Mapping[str, str],
+        entries: Sequence[Entry] = (),
+        lessons: Sequence[Lesson] = (),
+        keep: Callable[[Lesson], None] = lambda lesson: None,
+    ) -> None:
+        self.settings, self.record, self.models, self.sampler = settings, record, tuple(models), sampler
+        self.protocol, self.about, self.entries, self.lessons = protocol, about, tuple(entries), list(lessons)
+        self._keep = keep
+        self._studied = {lesson.candidate for lesson in lessons}
+        self._board, self._census, self._index = Board(protocol), Census(), Index()
+        self._indexed: tuple[Entry | Lesson, ...] = ()
+        self._system = researcher.system(sampler, protocol=protocol, lets=MAX_LETS)
+        self._room = room_beside(self._system)
 
     def ask(self, history: Sequence[Trial], n: int, rng: Random) -> list[Proposal]:
-        """Errors: `ProposerFailed` if the server does not answer or no answer holds a new valid term."""
-        return [self._proposal(history, seed=rng.getrandbits(31)) for _ in range(n)]
+        """Errors: `ProposerFailed` if no model answers or no answer holds a new valid term."""
+        return [self._proposal(history, ask=rng.getrandbits(31)) for _ in range(n)]
 
-    def _proposal(self, history: Sequence[Trial], *, seed: int) -> Proposal:
-        messages: list[Message] = [
-            {"role": "system", "content": instructions(self.sampler, lets=MAX_LETS)},
-            {"role": "user", "content": experience(history, elites=self.elites)},
-        ]
-        tried = {trial.candidate.id for trial in history}
-        reason = ""
-        for repair in range(self.repairs + 1):
-            answer = content(self._answer(messages, seed=seed))
+    def _proposal(self, history: Sequence[Trial], *, ask: int) -> Proposal:
+        now = situation(history, protocol=self.protocol, elites=self.settings.elites, board=self._board)
+        places = outcomes(history, self._board)
+        models = self._models(history, places, ask=ask)
+        if self.settings.analyst:
+            self._study(models[0], history, ask=ask)
+        brief = self._brief(now, history, places)
+        problem: ProposerFailed | None = None
+        for model in models:
             try:
-                term, rationale = read(answer, self.sampler, tried=tried)
+                return self._written(model, brief, ask=ask)
+            except CallFailed as failed:
+                problem = failed
+        assert problem is not None
+        raise problem
+
+    def _models(self, history: Sequence[Trial], places: Mapping[str, float], *, ask: int) -> list[Model]:
+        """Whom to ask, in order: whom the record says was asked, then by gain per cost. Errors: `CallFailed`."""
+        spent, rng = self.record.spending, Random(ask)
+        ranked = choice.ranked(self.models, trials=history, outcomes=places, spent=spent, rng=rng)
+        before = self.record.asked(ask)
+        known = {model.name: model for model in self.models}
+        recorded = [known[name] for name in before if name in known]
+        rest = [model for model in ranked if model.name not in before]
+        models = recorded + [model for model in rest if not self.record.off(model)]
+        if not models:
+            raise CallFailed("; ".join(self.record.off(model) for model in self.models))
+        return models
+
+    # -- the analyst --------------------------------------------------------------------------------------------------
+
+    def _study(self, model: Model, history: Sequence[Trial], *, ask: int) -> None:
+        """A lesson from every candidate of a language model that has come to an end since the last call."""
+        new = [
+            trial
+            for trial in history
+            if trial.candidate.author and trial.results and trial.candidate.id not in self._studied
+        ]
+        known = {trial.candidate.id: trial for trial in history} if new else {}
+        for trial in new:
+            self._studied.add(trial.candidate.id)
+            try:
+                lesson = self._lesson(model, trial, known, ask=ask)
+            except (ProposerFailed, TermError):
+                continue  # the call is on record, and a lesson less stops no search
+            self.lessons.append(lesson)
+            self._keep(lesson)
+
+    def _lesson(self, model: Model, trial: Trial, known: Mapping[str, Trial], *, ask: int) -> Lesson:
+        parents = trial.candidate.parents
+        messages = other_roles.analyst(
+            trial,
+            protocol=self.protocol,
+            about=self.about,
+            parent=known.get(parents[0]) if parents else None,
+            baselines=[each for each in known.values() if each.candidate.origin is Origin.ZOO],
+        )
+        text, when = self.record.answer(
+            model, _request(Role.ANALYST, messages, seed=int(trial.candidate.id[:7], 16), ask=ask)
+        )
+        evidence = tuple(result.key for result in trial.results)
+        return Lesson(text=answers.analyst(text), candidate=trial.candidate.id, evidence=evidence, when=when)
+
+    # -- the researcher -----------------------------------------------------------------------------------------------
+
+    def _brief(self, now: Situation, history: Sequence[Trial], places: Mapping[str, float]) -> _Brief:
+        lessons, entries = self._retrieved(now, weighed(self.lessons, places, history))
+        user = researcher.user(
+            now,
+            goal=self.settings.goal,
+            about=self.about,
+            lessons=lessons,
+            entries=entries,
+            room=self._room,
+        )
+        return _Brief(
+            messages=({"role": "system", "content": self._system}, {"role": "user", "content": user}),
+            citable=frozenset([*(lesson.name for lesson in lessons), *(entry.name for entry in entries)]),
+            history=history,
+            tried=frozenset(trial.candidate.id for trial in history),
+        )
+
+    def _retrieved(self, now: Situation, weighed: Sequence[Lesson]) -> tuple[list[Lesson], list[Entry]]:
+        """The lessons and the entries that the situation asks for, best first."""
+        if not self.settings.knowledge:
+            return [], []
+        wanted: tuple[Entry | Lesson, ...] = (*self.entries, *weighed)
+        if len(wanted) != len(self._indexed) or not all(map(is_, wanted, self._indexed)):
+            self._index.hold(wanted)
+            self._indexed = wanted
+        asked = researcher.query(now, goal=self.settings.goal, about=self.about)
+        found = [hit.item for hit in self._index.search(asked, limit=4 * (LESSONS + ENTRIES))]
+        lessons = [item for item in found if isinstance(item, Lesson)]
+        entries = [item for item in found if isinstance(item, Entry)]
+        return lessons[:LESSONS], entries[:ENTRIES]
+
+    def _written(self, model: Model, brief: _Brief, *, ask: int) -> Proposal:
+        messages, reason, criticised = list(brief.messages), "", not self.settings.critic
+        for repair in range(self.settings.repairs + 1):
+            role = Role.REPAIR if repair else Role.RESEARCHER
+            text, _ = self.record.answer(model, _request(role, messages, seed=ask, ask=ask))
+            try:
+                answer = answers.researcher(text, tasks=[task.name for task in self.protocol.tasks])
+                parent = parent_of(answer, brief.history)
+                term = architecture(answer, parent=parent, sampler=self.sampler, tried=brief.tried)
+                if not criticised:
+                    criticised = self._criticise(model, term, answer.hypothesis, brief.history, ask=ask)
+            except _NotNovel as refusal:
+                criticised, reason = True, str(refusal)
             except TermError as refusal:
                 reason = str(refusal)
-                messages.append({"role": "assistant", "content": answer[: MAX_TERM + MAX_RATIONALE]})
-                messages.append({"role": "user", "content": f"That was refused. {reason}\nAnswer again, mended."})
             else:
-                operator = "repair" if repair else "write"
-                return Proposal(term=term, origin=Origin.LANGUAGE_MODEL, operator=operator, rationale=rationale)
-        raise ProposerFailed(f"{self.client.model}: no valid term in {self.repairs + 1} answers; the last: {reason}")
+                return Proposal(
+                    term=term,
+                    origin=Origin.LANGUAGE_MODEL,
+                    operator="repair" if repair else "edit" if answer.edits else "write",
+                    parents=(parent.candidate.id,) if parent else (),
+                    rationale=answer.hypothesis,
+                    author=model.name,
+                    predictions=answer.predictions,
+                    cites=tuple(name for name in answer.cites if name in brief.citable),
+                )
+            messages += [{"role": "assistant", "content": text[:MAX_SHOWN]}, other_roles.repair(reason)]
+        raise ProposerFailed(f"{model.name}: no valid term in {self.settings.repairs + 1} answers; the last: {reason}")
 
-    def _answer(self, messages: Sequence[Message], *, seed: int) -> str:
-        """The server's answer to a conversation, from the record if it was asked before."""
-        request = {
-            "model": self.client.model,
-            "messages": list(messages),
-            "seed": seed,
-            "max_completion_tokens": MAX_TOKENS,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "proposal", "strict": True, "schema": _SCHEMA},
-            },
-        }
-        written = json.dumps(request, sort_keys=True)
-        known = next((call for call in self.replay if call.request == written), None)
-        if known is not None:
-            return known.response
-        started = time.monotonic()
+    # -- the critic ---------------------------------------------------------------------------------------------------
+
+    def _criticise(self, model: Model, term: Term, hypothesis: str, history: Sequence[Trial], *, ask: int) -> bool:
+        """True when the term counts as novel: far from all that was tried, or in the critic's opinion.
+
+        Errors: `_NotNovel`. A critic that gives no opinion is passed over.
+        """
+        relatives = self._census.relatives(term, history, within=self.settings.novelty)
+        if not relatives:
+            return True
+        told = [(relative.trial, relative.changes) for relative in relatives]
+        messages = other_roles.critic(term.text, hypothesis=hypothesis, relatives=told, protocol=self.protocol)
         try:
-            response = self.client.complete(request)[:MAX_ANSWER]
-        except ProposerFailed as problem:
-            response = json.dumps({"error": {"message": str(problem)}})
-        prompt_tokens, completion_tokens = _tokens(response)
-        self.record(
-            LanguageModelCall(
-                at=datetime.now(UTC),
-                model=self.client.model,
-                request=written,
-                response=response,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-                seconds=time.monotonic() - started,
+            text, _ = self.record.answer(model, _request(Role.CRITIC, messages, seed=ask, ask=ask))
+            verdict = answers.critic(text)
+        except (ProposerFailed, TermError):
+            return True
+        if not verdict.novel:
+            raise _NotNovel(
+                f"a critic finds nothing new in it beside {relatives[0].trial.candidate.short}: {verdict.reason}"
             )
-        )
-        return response
+        return True
 
 
-def content(response: str) -> str:
-    """What the model wrote, from the answer of a server (JSON text), without surrogates, which no request can carry.
-
-    Errors: `ProposerFailed` if the answer holds no such thing.
-    """
-    match _json(response):
-        case {"choices": [{"message": {"content": str(text)}}, *_]}:
-            return text.encode("utf-8", "replace").decode()
-        case {"choices": [{"message": {"refusal": str(text)}}, *_]}:
-            raise ProposerFailed(f"the model declined: {_plain(text, MAX_REASON)}")
-        case {"error": {"message": str(text)}}:
-            raise ProposerFailed(_plain(text, MAX_REASON))
-    raise ProposerFailed(f"the server's answer is no chat completion: {_plain(response, 100)!r}")
+class _NotNovel(TermError):
+    """The critic sends a term back, once for a proposal."""
 
 
-def read(answer: str, sampler: Sampler, *, tried: set[str]) -> tuple[Term, str]:
-    """The canonical architecture and the rationale that a model wrote as a JSON object.
-
-    Errors: `TermError`, with what the model must mend, unless it is valid, in budget and not among the ids `tried`.
-    """
-    match _json(answer):
-        case {"term": str(text), "rationale": str(rationale)}:
-            pass
-        case _:
-            raise TermError('the answer must be one JSON object with the texts "term" and "rationale" and nothing else')
-    if len(text) > MAX_TERM:
-        raise TermError(f"the term has {len(text)} characters; at most {MAX_TERM} are read")
-    try:
-        term = _architecture(text, sampler)
-    except RecursionError:
-        raise TermError("the term is nested too deeply; write a simpler one") from None
-    if term_id(term) in tried:
-        raise TermError("this architecture has been tried already; write another one")
-    return term, _plain(rationale, MAX_RATIONALE)
-
-
-def _architecture(text: str, sampler: Sampler) -> Term:
-    part = parse(text)
-    architecture = as_architecture(part, depth=sampler.grammar.depth)
-    if architecture.type is not Type.STACK:
-        raise TermError(f"the term is a {part.type.value}; write a mixer, a block or a stack")
-    for mixer in [node for node in walk(architecture) if node.operation.scopes]:
-        if sum(node.operation.shares for node in walk(mixer)) > MAX_LETS:
-            raise TermError(f"a mixer has more than {MAX_LETS} `let`s; share less")
-    term = canonical(architecture)
-    if not in_budget(term, sampler):
-        raise TermError(
-            f"the architecture is too large; keep it within {sampler.grammar.max_size} operations, "
-            f"{sampler.grammar.depth} blocks and fewer or smaller projections per mixer"
-        )
-    return term
-
-
-def _tokens(response: str) -> tuple[int, int]:
-    """Prompt and completion tokens as the server counted them, 0 where it did not."""
-    match _json(response):
-        case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}}:
-            return min(max(prompt, 0), MAX_COUNT), min(max(completion, 0), MAX_COUNT)
-    return 0, 0
-
-
-def _json(text: str) -> object:
-    """The value of a JSON text, None if it is none (or nested beyond reason)."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _plain(text: str, length: int) -> str:
-    """One line of at most `length` characters: control, formatting and surrogate characters are blanks."""
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:length]
+def _request(role: Role, messages: Sequence[Message], *, seed: int, ask: int) -> Request:
+    schema = answers.SCHEMAS[role]
+    return Request(role=role, prompt=prompt(role).title, messages=tuple(messages), schema=schema, seed=seed, ask=ask)

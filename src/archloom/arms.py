@@ -1,35 +1,178 @@
 """The arms of a campaign's search, made from its configuration."""
 
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from archloom.agents.evolution import Evolution
 from archloom.agents.proposer import Proposer
 from archloom.agents.random_search import RandomSearch
-from archloom.config import Config
+from archloom.config import Config, ModelSection
+from archloom.db.records import Lesson, Protocol
 from archloom.db.store import Store
+from archloom.errors import EnvironmentProblem
+from archloom.evaluator.task_kinds import kind_name
+from archloom.evaluator.task_table import KINDS
 from archloom.search_space.sampling import Sampler
 
+if TYPE_CHECKING:
+    from archloom.agents.language_model.endpoints import Model
+    from archloom.agents.language_model.record import Record
 
-def make_arms(config: Config, store: Store) -> dict[str, Proposer]:
-    """The arms by name. Random and evolution are always there: other arms fall back on them."""
-    sampler = Sampler.default(
+ARM = "language_model"
+
+
+def make_arms(config: Config, store: Store, *, protocol: Protocol) -> dict[str, Proposer]:
+    """The arms by name. Random and evolution are always there: other arms fall back on them.
+
+    Errors: `EnvironmentProblem` for a key that is not set, `NotFoundError` for lessons of a campaign that is not there.
+    """
+    arms = own_arms(config)
+    if takes_part(config):
+        name = config.campaign.name
+        arms[ARM] = make_language_model(
+            config,
+            protocol,
+            record=make_record(config, store, keys=require_keys(config)),
+            lessons=(*earlier_lessons(config, store), *store.lessons(name)),
+            keep=lambda lesson: store.add_lesson(name, lesson),
+        )
+    return arms
+
+
+def recorded_arms(config: Config, store: Store, *, protocol: Protocol) -> dict[str, Proposer]:
+    """The same without a network: a language model says what it said before, and learns it anew."""
+    arms = own_arms(config)
+    if takes_part(config):
+        record = make_record(config, store, keys=None)
+        lessons = earlier_lessons(config, store)
+        arms[ARM] = make_language_model(config, protocol, record=record, lessons=lessons, keep=lambda lesson: None)
+    return arms
+
+
+def earlier_lessons(config: Config, store: Store) -> tuple[Lesson, ...]:
+    """The lessons of the campaigns that a configuration learns from. Errors: `NotFoundError`."""
+    assert config.language_model is not None
+    return tuple(lesson for name in config.language_model.lessons_from for lesson in store.lessons(name))
+
+
+def takes_part(config: Config) -> bool:
+    """Whether the language-model arm has a share of the candidates."""
+    return config.search.arms.language_model > 0
+
+
+def missing_key(model: ModelSection) -> bool:
+    return bool(model.key_variable) and not os.environ.get(model.key_variable)
+
+
+def require_keys(config: Config) -> tuple[str, ...]:
+    """The keys of the models. Errors: `EnvironmentProblem` for those that are not set, with what to do."""
+    section = config.language_model
+    models = section.models if section and takes_part(config) else ()
+    if section and section.by_hand:
+        return ("",) * len(models)
+    problems = [
+        f"language_model.models[{place}] ({model.model}): the environment variable {model.key_variable} is not set"
+        for place, model in enumerate(models)
+        if missing_key(model)
+    ]
+    if problems:
+        variable = next(model.key_variable for model in models if missing_key(model))
+        raise EnvironmentProblem(
+            "\n".join(problems) + f'\n  → export {variable}=..., or key_variable = "" for a server that needs no key,'
+            "\n    or leave the arm out: --set search.arms.language_model=0"
+        )
+    return tuple(os.environ.get(model.key_variable, "") if model.key_variable else "" for model in models)
+
+
+def own_arms(config: Config) -> dict[str, Proposer]:
+    """Random and evolution, which need nothing but the configuration."""
+    sampler = make_sampler(config)
+    return {
+        "random": RandomSearch(sampler=sampler),
+        "evolution": Evolution(sampler=sampler, **config.search.evolution.model_dump()),
+    }
+
+
+def make_sampler(config: Config) -> Sampler:
+    """The sampler of a campaign's space."""
+    return Sampler.default(
         depth=config.protocol.depth,
         max_size=config.search.max_size,
         width=config.protocol.width,
         length=max(task.length for task in config.protocol.tasks),
     )
-    arms: dict[str, Proposer] = {
-        "random": RandomSearch(sampler=sampler),
-        "evolution": Evolution(sampler=sampler, **config.search.evolution.model_dump()),
-    }
-    model, name = config.language_model, config.campaign.name
-    if model is not None and config.search.arms.language_model > 0:
-        from archloom.agents.language_model.proposer import LanguageModelProposer, make_client
 
-        arms["language_model"] = LanguageModelProposer(
-            client=make_client(base_url=model.base_url, model=model.model, key=os.environ.get(model.key_variable, "")),
-            sampler=sampler,
-            record=lambda call: store.record_call(name, call),
-            replay=store.calls(name),
+
+def make_record(config: Config, store: Store, *, keys: Sequence[str] | None) -> "Record":
+    """The record of a campaign's calls, which stores what is asked with these keys; without keys nothing is asked."""
+    from archloom.agents.language_model.endpoints import Client
+    from archloom.agents.language_model.record import BILLION, Limits, Record
+
+    name, money = config.campaign.name, config.budget.money
+    return Record(
+        {} if keys is None else {model.name: Client(model) for model in make_models(config, keys)},
+        known=store.calls(name),
+        reserve=lambda call: store.reserve_call(name, call),
+        settle=lambda call: store.settle_call(name, call),
+        limits=Limits(tokens=config.budget.tokens, cost=None if money is None else round(BILLION * money)),
+        by_hand=keys is not None and config.language_model is not None and config.language_model.by_hand,
+    )
+
+
+def make_models(config: Config, keys: Sequence[str]) -> tuple["Model", ...]:
+    """The models of a configuration, with their keys."""
+    from archloom.agents.language_model.endpoints import Model
+
+    assert config.language_model is not None
+    return tuple(
+        Model(
+            name=model.model,
+            base_url=model.base_url,
+            key=key,
+            prompt_price=model.prompt_price,
+            completion_price=model.completion_price,
+            weight=model.weight,
+            structured=model.structured,
+            max_tokens=model.max_tokens,
+            deadline=model.deadline_seconds,
+            retries=model.retries,
+            concurrency=model.concurrency,
         )
-    return arms
+        for model, key in zip(config.language_model.models, keys, strict=True)
+    )
+
+
+def make_language_model(
+    config: Config, protocol: Protocol, *, record: "Record", lessons: Sequence[Lesson], keep: Callable[[Lesson], None]
+) -> Proposer:
+    """The language-model arm over a record of calls. `lessons` are known beforehand, `keep` stores a new one.
+
+    Errors: as `archloom.knowledge_folder.everything` for the folder that `ARCHLOOM_KNOWLEDGE` names.
+    """
+    from archloom.agents.language_model.proposer import LanguageModelProposer, Settings
+    from archloom.knowledge_folder import VARIABLE, everything
+
+    section = config.language_model
+    assert section is not None
+    folder = os.environ.get(VARIABLE)
+    return LanguageModelProposer(
+        Settings(
+            goal=section.goal,
+            elites=section.elites,
+            repairs=section.repairs,
+            critic=section.critic,
+            analyst=section.analyst,
+            knowledge=section.knowledge,
+            novelty=section.novelty,
+        ),
+        record=record,
+        models=make_models(config, [""] * len(section.models)),
+        sampler=make_sampler(config),
+        protocol=protocol,
+        about={task.name: KINDS[kind_name(task)].about for task in protocol.tasks},
+        entries=everything(Path(folder) if folder else None) if section.knowledge else (),
+        lessons=lessons,
+        keep=keep,
+    )

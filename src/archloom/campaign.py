@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from archloom.arms import make_arms
+from archloom.agents.proposer import AnswerAwaited
+from archloom.arms import make_arms, require_keys
 from archloom.arrivals import Arrivals
 from archloom.config import Config
 from archloom.db.patience import Patience
@@ -73,6 +74,7 @@ def run(
     EnvironmentProblem if another process runs the campaign, text is missing, the executor cannot start or the store
     stays out of reach for longer than `executor.patience_seconds`.
     """
+    require_keys(config)
     protocol = to_protocol(config)
     name = config.campaign.name
     if not resume:
@@ -85,7 +87,11 @@ def run(
         )
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     arrivals = Arrivals(stopping)
-    with store.patient(Patience(seconds=config.executor.patience_seconds, pause=arrivals.pause)) as ledger:
+    waiting = config.executor.patience_seconds
+    with (
+        store.patient(Patience(seconds=waiting, pause=arrivals.pause)) as ledger,
+        store.patient(Patience(seconds=waiting)) as beside,  # for arms that are asked on a thread of their own
+    ):
         ledger.acquire(name, owner=owner)
         session = None
         try:
@@ -93,7 +99,9 @@ def run(
             ledger.add_event(name, kind="resumed" if resume else "started", text=f"by {owner}")
             with _executor(config) as executor:
                 arrivals.follow(executor)
-                planner = Planner(config, protocol=protocol, arms=make_arms(config, ledger), store=ledger)
+                planner = Planner(
+                    config, protocol=protocol, arms=make_arms(config, beside, protocol=protocol), store=ledger
+                )
                 planner.add_baselines()
                 session = _Session(
                     config,
@@ -169,6 +177,7 @@ class _Session:
         self.gated: dict[int, tuple[RunningJob, Result]] = {}
         self.next_gated = 0
         self.last_beat = 0.0
+        self.awaited = ""
         self.meter = Meter.resumed(
             config.budget,
             workers=executor.workers,
@@ -184,17 +193,28 @@ class _Session:
             stop = stopping()
             reason = reason or self._reason_to_stop(stop)
             if reason is None:
-                while (job := self.planner.decide()) is not None:
-                    self._begin(job)
-                reason = self._submit()
+                reason = self._decide() or self._submit()
             if stop == 2 or (reason is not None and self.meter.wall_left() <= 0):
                 self._give_back("the session ended")
-            if not self.running and (reason is not None or not self.ready):
+            asking = self.planner.asking and stop < 2 and self.meter.wall_left() > 0
+            if not self.running and not asking and (reason is not None or not self.ready):
                 break
             self._collect()
+            if asking and not self.running:
+                self.planner.wait(POLL_SECONDS)
             self._beat()
             progress(self._progress())
-        return self._outcome(reason, interrupted=stopping() > 0)
+        return self._outcome(reason, interrupted=stopping() > 0 or reason == self.awaited)
+
+    def _decide(self) -> str | None:
+        """Begins every job that can be decided; says why no more can be if a person is waited for."""
+        try:
+            while (job := self.planner.decide()) is not None:
+                self._begin(job)
+        except AnswerAwaited as awaited:
+            self.awaited = str(awaited)
+            return self.awaited
+        return None
 
     def _reason_to_stop(self, stop: int) -> str | None:
         if stop:
@@ -238,13 +258,7 @@ class _Session:
             self.gated[running.job.candidate] = (running, result)
             self._pass_gates()
         elif not running.waiting:
-            self._finish(running)
-
-    @staticmethod
-    def _finish(running: RunningJob) -> None:
-        """Results of a job stand in one order, whatever order they came in: sums over them are the same bits."""
-        running.results.sort(key=lambda result: (result.key.task, result.key.seed))
-        running.done = True
+            running.end()
 
     def _pass_gates(self) -> None:
         """In the order of the candidates: what passed and computes something new is trained."""
@@ -254,7 +268,7 @@ class _Session:
             candidate = self.planner.candidate(running)
             twin = self.fingerprints.setdefault(result.fingerprint or candidate.id, candidate)
             if not result.ok:
-                self._finish(running)
+                running.end()
             elif twin is not candidate and candidate.origin is not Origin.ZOO:
                 self._refuse(running, candidate, twin)
             else:
@@ -268,7 +282,7 @@ class _Session:
             self.store.plan(self.name, [spec])
             self._fail(spec, Failure(kind=FailureKind.DUPLICATE, reason=reason))
         running.results.append(self.known[spec.key])
-        self._finish(running)
+        running.end()
 
     def _fail(self, spec: TrialSpec, failure: Failure) -> None:
         """Finishes an evaluation that no worker answered."""

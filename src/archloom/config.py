@@ -68,8 +68,12 @@ class Budget(Section):
     """Wall time over all sessions of the campaign. Without it there is no limit."""
     device_seconds: float | None = Field(default=None, gt=0)
     """Seconds of all workers together. Without it there is no limit."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens of language models, prompts and answers. Without it there is no limit."""
+    money: float | None = Field(default=None, gt=0)
+    """What language models may cost, in the currency of their prices. Without it there is no limit."""
 
-    @field_validator("candidates", "wall_seconds", "device_seconds", mode="before")
+    @field_validator("candidates", "wall_seconds", "device_seconds", "tokens", "money", mode="before")
     @classmethod
     def _buys_something(cls, value: object) -> object:
         if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
@@ -279,13 +283,88 @@ class Search(Section):
         return arms
 
 
-class LanguageModel(Section):
-    """A server that speaks the OpenAI API; called only if an arm names it."""
+class ModelSection(Section):
+    """A model behind a server that speaks the OpenAI API. What it costs must be written: prices are per million tokens,
+    and `price` gives both."""
 
     base_url: str = Field(pattern=r"^https?://")
     model: str = Field(min_length=1)
-    key_variable: str = Field(default="OPENAI_API_KEY", min_length=1)
-    """The environment variable that holds the key; the key itself is never stored."""
+    """What the server calls it. Two sections of one name are refused."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key, "" for a server that needs none; the key itself is never stored."""
+    prompt_price: float = Field(ge=0)
+    completion_price: float = Field(ge=0)
+    weight: float = Field(default=1.0, gt=0)
+    """How much it is preferred to models that gain as much per cost."""
+    structured: bool = True
+    """Ask the server to hold the model to a JSON schema; what it refuses is asked for in plainer forms."""
+    max_tokens: Positive = 8192
+    """Most tokens of an answer, thoughts included."""
+    deadline_seconds: float = Field(default=180.0, gt=0)
+    """Longest time of a call with all its tries."""
+    retries: int = Field(default=4, ge=0)
+    """More tries of a call that was refused for load, failed on the server or was cut off."""
+    concurrency: Positive = 4
+    """Most calls at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_priced(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        rest = {name: value for name, value in given.items() if name != "price"}
+        if "price" in given:
+            if {"prompt_price", "completion_price"} & set(given):
+                raise _misplaced(("price",), "stands for both prices; leave the others out")
+            return {**rest, "prompt_price": given["price"], "completion_price": given["price"]}
+        if not {"prompt_price", "completion_price"} <= set(given):
+            raise _misplaced(
+                (),
+                "no price, so nothing may be spent on it; write prompt_price and completion_price, per million tokens, "
+                "or price = 0 for a server of your own",
+            )
+        return given
+
+
+class LanguageModel(Section):
+    """The language-model arm: what it is told, which roles take part, and the models."""
+
+    goal: str = Field(
+        default="Find token mixers that do better than the baselines on every task at the same number of parameters.",
+        max_length=2000,
+    )
+    """What the campaign is for, in words."""
+    models: Annotated[tuple[ModelSection, ...], Field(min_length=1)]
+    """Which of them writes a proposal is chosen by gain per cost."""
+    elites: Positive = 6
+    """Candidates that are shown as parents."""
+    repairs: int = Field(default=3, ge=0)
+    """Times that a refused answer goes back with the reason; 0 leaves the role out."""
+    critic: bool = True
+    """Ask whether a close relative of what was tried is worth its cost."""
+    analyst: bool = True
+    """Draw a lesson from every candidate of this arm."""
+    knowledge: bool = True
+    """Show entries of the knowledge base and lessons."""
+    by_hand: bool = False
+    """Stop where a model would be asked, and take the answers of `archloom propose --from-file`; no key is needed."""
+    lessons_from: tuple[str, ...] = ()
+    """Campaigns of the same store whose lessons are known from the beginning."""
+    novelty: Positive = 3
+    """Operations by which a proposal differs from all that was tried if the critic is not to be asked."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_tuples(cls, given: object) -> object:
+        return _tuples(given)
+
+    @field_validator("models")
+    @classmethod
+    def _told_apart(cls, models: tuple[ModelSection, ...]) -> tuple[ModelSection, ...]:
+        for index, model in enumerate(models):
+            if model.model in [each.model for each in models[:index]]:
+                raise _misplaced((index, "model"), f"{model.model!r} is described twice")
+        return models
 
 
 class Executor(Section):
@@ -326,7 +405,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _language_model_is_described(self) -> Self:
         if self.search.arms.language_model > 0 and self.language_model is None:
-            rule = "needs a [language_model] section with base_url and model"
+            rule = "needs a [language_model] section with a [[language_model.models]] of base_url, model and price"
             raise _misplaced(("search", "arms", "language_model"), rule)
         return self
 

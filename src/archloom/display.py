@@ -315,13 +315,21 @@ def events(found: Sequence[Event]) -> Table:
 
 
 def calls(found: Sequence[LanguageModelCall]) -> Table:
+    """Costs are in the currency of the prices; a call without an answer stands at the most that it can cost."""
     rows = [
-        (f"{call.at:%Y-%m-%d %H:%M:%S}", call.model, str(call.prompt_tokens), str(call.completion_tokens),
-         number(call.seconds, digits=1))
+        (
+            f"{call.at:%Y-%m-%d %H:%M:%S}",
+            call.role.value,
+            call.model,
+            str(call.prompt_tokens),
+            str(call.completion_tokens),
+            f"{call.cost / 1e9:.6f}",
+            DASH if call.response is None else number(call.seconds, digits=1),
+        )
         for call in found
-    ]  # fmt: skip
-    columns = ("at (UTC)", "model", "prompt tokens", "completion tokens", "seconds")
-    return table(columns, rows, right=columns[2:])
+    ]
+    columns = ("at (UTC)", "role", "model", "prompt tokens", "completion tokens", "cost", "seconds")
+    return table(columns, rows, right=columns[3:])
 
 
 def answer(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

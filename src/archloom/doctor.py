@@ -3,6 +3,7 @@
 Packages are imported in a process of their own, so that one which crashes on import is a finding and not the end.
 """
 
+import http.client
 import os
 import shutil
 import socket
@@ -10,14 +11,21 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from archloom.config import Config, ModelSection
 
 GIB = 1 << 30
 IMPORT_SECONDS = 120
+MODEL_SECONDS = 5.0
 
 
 class Verdict(StrEnum):
@@ -197,3 +205,46 @@ def _in_process(code: str, *, environment: Mapping[str, str] | None = None) -> t
         return False, f"did not import in {IMPORT_SECONDS} s"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return done.returncode == 0, lines[-1] if lines else f"ended with status {done.returncode}"
+
+
+def check_models(config: "Config") -> tuple[Check, ...]:
+    """The keys of a campaign's language models, and whether their servers answer. Nothing is asked of a model."""
+    from archloom.arms import takes_part
+
+    if config.language_model is None or not takes_part(config):
+        finding = "the campaign has no language-model arm"
+        return (Check(name="language model", verdict=Verdict.OK, finding=finding),)
+    if config.language_model.by_hand:
+        return (Check(name="language model", verdict=Verdict.OK, finding="its answers are given by hand"),)
+    return tuple(_check_model(model) for model in config.language_model.models)
+
+
+def _check_model(model: "ModelSection") -> Check:
+    from archloom.arms import missing_key
+
+    name = f"language model {model.model}"
+    if missing_key(model):
+        remedy = f'export {model.key_variable}=..., or key_variable = "" for a server that needs no key'
+        return Check(name=name, verdict=Verdict.FAIL, finding=f"{model.key_variable} is not set", remedy=remedy)
+    key = os.environ.get(model.key_variable, "") if model.key_variable else ""
+    request = urllib.request.Request(f"{model.base_url.rstrip('/')}/models")
+    if key:
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=MODEL_SECONDS) as answer:
+            listed = answer.read(1 << 20).decode("utf-8", "replace")
+    except urllib.error.HTTPError as problem:
+        with problem:
+            if problem.code in (401, 403):
+                remedy = f"export {model.key_variable or 'the key that key_variable names'}=..., a key of this server"
+                finding = f"{model.base_url} refuses the key ({problem.code})"
+                return Check(name=name, verdict=Verdict.FAIL, finding=finding, remedy=remedy)
+            finding = f"{model.base_url} answers, and lists no models ({problem.code})"
+        return Check(name=name, verdict=Verdict.OK, finding=finding)
+    except (OSError, ValueError, http.client.HTTPException) as problem:
+        finding = f"{model.base_url}: {problem}"
+        return Check(name=name, verdict=Verdict.FAIL, finding=finding, remedy="start the server, or mend base_url")
+    if f'"{model.model}"' not in listed:
+        remedy = "without it every call fails; mend model, or load it there"
+        return Check(name=name, verdict=Verdict.WARN, finding=f"{model.base_url} does not list it", remedy=remedy)
+    return Check(name=name, verdict=Verdict.OK, finding=f"{model.base_url} has it")

@@ -6,8 +6,8 @@ from textwrap import shorten
 from rich.table import Table
 
 from archloom.agents.knowledge.entries import Entry
-from archloom.agents.knowledge.lessons import Lesson
 from archloom.agents.knowledge.retrieval import Hit
+from archloom.db.records import Lesson
 from archloom.display import DASH, line, out, pairs, table
 from archloom.search_space.catalogue import KINDS
 
@@ -29,7 +29,7 @@ def _hit(hit: Hit) -> tuple[str, ...]:
             told = shorten(entry.mechanism, SHOWN, placeholder=" …")
             return DASH if entry.row is None else str(entry.row), entry.name, str(entry.year), relevance, told
         case Lesson() as lesson:
-            return DASH, "lesson", str(lesson.when.year), relevance, shorten(lesson.text, SHOWN, placeholder=" …")
+            return DASH, lesson.name, str(lesson.when.year), relevance, shorten(lesson.text, SHOWN, placeholder=" …")
 
 
 def entry(of: Entry) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 from archloom.agents.knowledge.entries import Entry, entries, parse
 from archloom.errors import ConfigError, EnvironmentProblem, NotFoundError
 
+VARIABLE = "ARCHLOOM_KNOWLEDGE"
+"""The environment variable that names the folder."""
+
 
 def everything(folder: Path | None) -> tuple[Entry, ...]:
     """The entries of the catalogue and, after them, those of the folder.

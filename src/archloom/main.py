@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from archloom import __version__
 from archloom.commands import (
+    arms,
     bench,
     candidates,
     claim,
@@ -25,6 +26,7 @@ from archloom.commands import (
     knowledge,
     launch,
     ledger,
+    propose,
     space,
 )
 from archloom.commands.options import DEBUG
@@ -67,6 +69,7 @@ def _application() -> typer.Typer:
     app.command()(candidates.show)
     app.command()(candidates.lineage)
     app.command()(candidates.replay)
+    app.command()(propose.propose)
     app.command()(claim.claim)
     app.command()(space.zoo)
     app.command()(space.sample)
@@ -84,6 +87,7 @@ def _application() -> typer.Typer:
     benches = typer.Typer(help="Measure the measuring.", **plain)
     benches.callback()(bench.group)
     benches.command()(bench.proxies)
+    benches.command()(arms.arms)
     app.add_typer(benches, name="bench")
     known = typer.Typer(help="What proposers read of known systems.", **plain)
     known.command()(knowledge.search)

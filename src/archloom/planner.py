@@ -1,18 +1,22 @@
 """The planner: turns what is known into the next job, and writes the candidates that jobs are about.
 
 It holds the sequence of jobs so far and shows to `archloom.schedule` and the arms only the results that the next
-decision may depend on. It never starts anything.
+decision may depend on. It never starts anything. An arm that waits for a server is asked on a thread of its own, so
+that the campaign goes on meanwhile; what it is shown is fixed before, and nothing is decided until it has answered.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.pool import AsyncResult, ThreadPool
 from random import Random
+from typing import Protocol
 
 from archloom.agents.proposer import Proposal, Proposer, ProposerFailed
 from archloom.config import Config
+from archloom.db import records
 from archloom.db.effects import placed
-from archloom.db.records import Candidate, EvaluationKey, Origin, Protocol, Result, Trial
-from archloom.db.store import Store
+from archloom.db.records import Candidate, EvaluationKey, Origin, Result, Trial
 from archloom.errors import ConfigError
 from archloom.schedule import Job, next_arm, promotion, visible_trials
 from archloom.search_space.identity import term_id
@@ -20,6 +24,18 @@ from archloom.search_space.text import parse
 
 REPEATS = 50
 """Times an arm is asked again when it repeats a known candidate."""
+
+
+REMOTE = frozenset({"language_model"})
+"""Arms that wait for a server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A new candidate, and what failed on the way to it."""
+
+    candidate: Candidate
+    problems: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -31,11 +47,36 @@ class RunningJob:
     results: list[Result] = field(default_factory=list)
     done: bool = False
 
+    def end(self) -> None:
+        """Results of a job stand in one order, whatever order they came in: sums over them are the same bits."""
+        self.results.sort(key=lambda result: (result.key.task, result.key.seed))
+        self.done = True
+
+
+class Ledger(Protocol):
+    """What a planner reads and writes: `archloom.db.store.Store` is one."""
+
+    def candidates(self, campaign: str) -> tuple[Candidate, ...]: ...
+    def add_candidate(self, campaign: str, candidate: Candidate) -> None: ...
+    def add_event(self, campaign: str, *, kind: str, text: str) -> None: ...
+
 
 class Planner:
-    """The jobs and candidates of one campaign. Candidates that the store holds are taken from it and not asked for."""
+    """The jobs and candidates of one campaign. Candidates that the store holds are taken from it and not asked for.
 
-    def __init__(self, config: Config, *, protocol: Protocol, arms: Mapping[str, Proposer], store: Store) -> None:
+    `remote` are the arms that are asked on a thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        protocol: records.Protocol,
+        arms: Mapping[str, Proposer],
+        store: Ledger,
+        remote: Container[str] = REMOTE,
+    ) -> None:
+        self._remote = remote
         self.config, self.protocol, self.arms, self.store = config, protocol, arms, store
         self.candidates: list[Candidate] = []
         self.jobs: list[RunningJob] = []
@@ -46,6 +87,7 @@ class Planner:
         self._begun: set[Job] = set()
         self._visible: dict[int, list[Result]] = {}
         self._visible_jobs = 0
+        self._asked: AsyncResult[Found] | None = None
 
     def add_baselines(self) -> None:
         """The protocol's baselines run beside the search: the first candidates."""
@@ -63,6 +105,16 @@ class Planner:
         """New candidates so far."""
         return len(self.candidates) - self.baselines
 
+    @property
+    def asking(self) -> bool:
+        """Whether an arm that waits for a server has not answered yet."""
+        return self._asked is not None and not self._asked.ready()
+
+    def wait(self, seconds: float) -> None:
+        """Until the arm that is asked has answered, at most so long."""
+        if self._asked is not None:
+            self._asked.wait(seconds)
+
     def candidate(self, running: RunningJob) -> Candidate:
         return self.candidates[running.job.candidate]
 
@@ -75,8 +127,8 @@ class Planner:
         return visible_trials(self.candidates, results)
 
     def decide(self) -> RunningJob | None:
-        """The next job, or None if it depends on results that are not in, or if there is nothing left to do."""
-        job = self._baseline_job() or self._searched_job()
+        """The next job, or None if it depends on results or an answer not in yet, or if there is nothing left to do."""
+        job = self._answered_job() if self._asked else self._baseline_job() or self._searched_job()
         if job is None:
             return None
         running = RunningJob(job)
@@ -100,7 +152,7 @@ class Planner:
                 return None
             trials = visible_trials(self.candidates, self._visible)
             job = promotion(trials, self.protocol, self._begun) or self._new_candidate()
-            if job is not None:
+            if job is not None or self._asked is not None:
                 return job
         return None
 
@@ -118,39 +170,66 @@ class Planner:
         if self.proposed >= self.config.budget.candidates:
             return None
         index = len(self.candidates)
-        self._add(self._stored.get(index) or self._propose(index))
-        return Job(candidate=index, rung=0)
+        if index in self._stored:
+            return self._begin(self._stored[index])
+        arm = self.due()
+        if arm in self._remote:
+            self._asked = _on_a_thread(partial(self.propose, index, arm))
+            return None
+        return self._took(self.propose(index, arm))
 
-    def _propose(self, index: int) -> Candidate:
-        """A new candidate from the arm that is due; an arm that fails or only repeats itself is replaced."""
+    def _answered_job(self) -> Job | None:
+        asked = self._asked
+        if asked is None or not asked.ready():
+            return None
+        self._asked = None
+        return self._took(asked.get())
+
+    def _took(self, found: Found) -> Job:
+        for problem in found.problems:
+            self.store.add_event(self._name, kind="proposer", text=problem)
+        return self._begin(found.candidate)
+
+    def _begin(self, candidate: Candidate) -> Job:
+        self._add(candidate)
+        return Job(candidate=candidate.index, rung=0)
+
+    def due(self) -> str:
+        """The arm that is furthest behind its share."""
         spent: dict[str, int] = {}
         for candidate in self.candidates[self.baselines :]:
             spent[candidate.origin.value] = spent.get(candidate.origin.value, 0) + 1
-        arm = next_arm(self.config.search.shares, spent)
+        return next_arm(self.config.search.shares, spent)
+
+    def propose(self, index: int, arm: str) -> Found:
+        """A new candidate from the arm that is due; an arm that fails or only repeats itself is replaced."""
+        problems = []
         for number in range(REPEATS + 1):
             rng = Random(f"{self.config.campaign.seed} {index} {number}")
             try:
                 proposal = self._ask(arm if number < REPEATS else "random", rng)
             except ProposerFailed as problem:
-                self.store.add_event(self._name, kind="proposer", text=f"{arm}: {problem}")
+                problems.append(f"{arm}: {problem}")
                 arm = "evolution"
                 continue
             identity = term_id(proposal.term)
             if identity not in self._ids:
-                return _candidate(proposal, identity=identity, index=index)
+                return Found(candidate=_candidate(proposal, identity=identity, index=index), problems=tuple(problems))
         raise ConfigError(
             f"no arm finds a new candidate after {len(self.candidates)}: the space within search.max_size = "
             f"{self.config.search.max_size} is exhausted; raise it or lower budget.candidates"
         )
 
     def _ask(self, arm: str, rng: Random) -> Proposal:
+        (proposal,) = self.arms[arm].ask(self.history_of(arm), 1, rng)
+        return proposal
+
+    def history_of(self, arm: str) -> Sequence[Trial]:
         """An arm learns from the baselines and from its own candidates, so arms can be compared."""
         mine = (Origin.ZOO, Origin(arm))
-        history = placed(
+        return placed(
             [t for t in visible_trials(self.candidates, self._visible) if t.candidate.origin in mine], self.protocol
         )
-        (proposal,) = self.arms[arm].ask(history, 1, rng)
-        return proposal
 
     def _add(self, candidate: Candidate) -> None:
         if candidate.index not in self._stored:
@@ -168,4 +247,15 @@ def _candidate(proposal: Proposal, *, identity: str, index: int) -> Candidate:
         operator=proposal.operator,
         parents=proposal.parents,
         rationale=proposal.rationale,
+        author=proposal.author,
+        predictions=proposal.predictions,
+        cites=proposal.cites,
     )
+
+
+def _on_a_thread(ask: Callable[[], Found]) -> AsyncResult[Found]:
+    """The thread ends with the process: an answer that nobody waits for holds up no one."""
+    pool = ThreadPool(1)
+    answer = pool.apply_async(ask)
+    pool.close()
+    return answer

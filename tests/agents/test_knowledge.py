@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from archloom.agents.knowledge import retrieval
 from archloom.agents.knowledge.entries import FILES, MOST_CHARACTERS, Entry, entries, find, parse
-from archloom.agents.knowledge.lessons import Lesson
 from archloom.agents.knowledge.retrieval import NAMES_COUNT, Hit, Index, search, searched
+from archloom.db.records import EvaluationKey, Lesson
 from archloom.errors import ConfigError, NotFoundError
 from archloom.search_space import catalogue, zoo
 from archloom.search_space.operations import OPERATIONS
@@ -20,8 +20,11 @@ from archloom.search_space.operations import OPERATIONS
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def lesson(text: str, *, score: float = 1.0, minute: int = 0, evidence: tuple[int, ...] = (1,)) -> Lesson:
-    return Lesson(text=text, evidence=evidence, score=score, when=START + timedelta(minutes=minute))
+SHOWN = EvaluationKey(candidate="one", task="mqar", rung=0, seed=0)
+
+
+def lesson(text: str, *, score: float = 1.0, minute: int = 0) -> Lesson:
+    return Lesson(text=text, candidate="one", evidence=(SHOWN,), score=score, when=START + timedelta(minutes=minute))
 
 
 def texts(found: tuple[Hit, ...]) -> list[str]:
@@ -171,7 +174,7 @@ def test_what_is_not_found_is_told_with_what_is_near(asked: str, words: str) -> 
     ],
 )
 def test_a_lesson_has_a_text_evidence_a_score_and_a_time(changed: dict[str, object], words: str) -> None:
-    given_ = {"text": "Decay helps.", "evidence": (1,), "score": 1.0, "when": START, **changed}
+    given_ = {"text": "Decay helps.", "candidate": "one", "evidence": (SHOWN,), "score": 1.0, "when": START, **changed}
     with pytest.raises(ValueError, match=words):
         Lesson(**given_)  # type: ignore[arg-type]
 
@@ -227,7 +230,6 @@ LESSONS = st.builds(
     PHRASES,
     score=st.sampled_from((0.0, 0.5, 1.0, 2.0)),
     minute=st.integers(0, 2),
-    evidence=st.sampled_from(((1,), (2,))),
 )
 
 

@@ -36,6 +36,7 @@ from archloom.db.records import (
     Measurement,
     Origin,
     Protocol,
+    Role,
     Rung,
     Stage,
     TrialSpec,
@@ -164,6 +165,12 @@ def fill(path: Path, *, name: str = "small") -> None:
         store.add_event(name, kind="stopped", text="by Ctrl-C")
         store.add_note(name, candidate(2).id, "worth a second look")
         call = LanguageModelCall(
+            key=f"a call of {name}",
+            role=Role.RESEARCHER,
+            prompt="researcher/1",
+            endpoint="http://host/v1",
+            ask=0,
+            cost=3,
             at=datetime(2026, 1, 2, tzinfo=UTC),
             model="some-model",
             request="{}",
@@ -172,7 +179,7 @@ def fill(path: Path, *, name: str = "small") -> None:
             completion_tokens=5,
             seconds=0.5,
         )
-        store.record_call(name, call)
+        store.reserve_call(name, call)
 
 
 @pytest.fixture(autouse=True)

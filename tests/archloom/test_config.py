@@ -129,7 +129,7 @@ def test_arms_are_normalised(tmp_path: Path) -> None:
     [
         ("[protocol]\nwidht = 3", 4, "protocol.widht: unknown key; did you mean 'width'?"),
         ("[bugdet]\ncandidates = 3", 3, "bugdet: unknown key; did you mean 'budget'?"),
-        ("[budget]\nxyz = 3", 4, "known here: candidates, device_seconds, wall_seconds"),
+        ("[budget]\nxyz = 3", 4, "known here: candidates, device_seconds, money, tokens, wall_seconds"),
         ("[protocol]\nwidth = '32'", 4, 'protocol.width = "32": should be a valid integer'),
         ("[protocol]\nwidth = true", 4, "protocol.width = true: should be a valid integer"),
         ("[protocol]\nwidth = -1", 4, "protocol.width = -1: should be greater than 0"),
@@ -335,7 +335,7 @@ def test_protocols_of_version_1_keep_their_ids_and_are_not_measured_by() -> None
             "protocol.suite=standart",
             "protocol.suite: is 'standart', and there is no such suite; did you mean 'standard'?",
         ),
-        ("protocol.suite=standard/9", "this archloom has standard/1"),
+        ("protocol.suite=standard/9", "this archloom has standard/2"),
         ("protocol.training.rates.atention=[0.1]", "no family atention; did you mean 'attention'?"),
         ("protocol.training.rates.attention=[]", "the grid of attention is empty"),
     ],

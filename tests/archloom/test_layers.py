@@ -25,14 +25,14 @@ LAYERS = {
     "search_space": Layer(packages=("networkx",)),
     "evaluator": Layer(ours=("kernels", "search_space", "db.records"), packages=("torch", "numpy", "ray")),
     "db": Layer(ours=("search_space",), packages=("sqlalchemy", "alembic", "numpy", "scipy")),
-    "agents": Layer(ours=("search_space", "db.records"), packages=("openai",)),
+    "agents": Layer(ours=("search_space", "db.records"), packages=("openai", "numpy")),
     "dashboards": Layer(ours=("db", "search_space")),
 }
 EVERYWHERE = ("errors", "search_space.GRAMMAR_VERSION")
 
 HOMES = {
     "ray": ("evaluator/executors/cluster.py",),
-    "openai": ("agents/language_model/endpoints.py", "agents/language_model/proposer.py",),
+    "openai": ("agents/language_model/endpoints.py",),
     "sqlalchemy": ("db/",),
     "alembic": ("db/",),
 }

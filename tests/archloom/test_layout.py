@@ -82,5 +82,7 @@ def wanted_files() -> set[str]:
         f"{name}/{path.relative_to(place).as_posix()}"
         for place, name in places.items()
         for path in place.rglob("*")
-        if path.is_file() and path.suffix != ".md" and "__pycache__" not in path.parts
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and (path.suffix != ".md" or path.parent.name == "prompts")  # a prompt is no documentation
     }

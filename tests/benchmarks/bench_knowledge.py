@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 
 from archloom.agents.knowledge.entries import entries
-from archloom.agents.knowledge.lessons import Lesson
 from archloom.agents.knowledge.retrieval import Index, search, searched
+from archloom.db.records import EvaluationKey, Lesson
 
 LESSONS, QUERIES = 10_000, 50
 START = datetime(2026, 1, 1, tzinfo=UTC)
+SHOWN = EvaluationKey(candidate="one", task="mqar", rung=0, seed=0)
 
 
 def milliseconds(work: Callable[[], object]) -> tuple[float, float]:
@@ -40,7 +41,7 @@ def drawn(rng: Random) -> tuple[list[Lesson], list[str]]:
         start, length = rng.randrange(len(words) - 60), rng.randint(20, 60)
         score, when = rng.choice((0.5, 1.0, 1.5)), START + timedelta(minutes=number)
         text = " ".join(words[start : start + length])
-        lessons.append(Lesson(text=text, evidence=(number,), score=score, when=when))
+        lessons.append(Lesson(text=text, candidate=str(number), evidence=(SHOWN,), score=score, when=when))
     sentences = [each for entry in entries() for each in re.split(r"(?<=\.) ", entry.prose)]
     return lessons, rng.sample(sentences, QUERIES)
 

@@ -13,7 +13,7 @@ from sqlalchemy import make_url, text
 
 from archloom.db.engine import connect
 from archloom.db.patience import LONGEST_WAIT, Patience
-from archloom.db.records import CampaignState, EvaluationKey, LanguageModelCall, Measurement
+from archloom.db.records import CampaignState, EvaluationKey, LanguageModelCall, Measurement, Role
 from archloom.db.store import Store
 from archloom.errors import EnvironmentProblem
 
@@ -26,6 +26,12 @@ with sqlite3.connect(sys.argv[1], isolation_level=None) as database:
 """
 
 CALL = LanguageModelCall(
+    key="one",
+    role=Role.RESEARCHER,
+    prompt="researcher/1",
+    endpoint="http://host/v1",
+    ask=0,
+    cost=3,
     at=datetime(2026, 1, 1, tzinfo=UTC),
     model="m",
     request="{}",
@@ -179,7 +185,7 @@ def test_what_is_appended_is_appended_once(store: Store, unsure: Store, planned:
 
 
 def test_a_call_is_recorded_once(store: Store, unsure: Store) -> None:
-    unsure.record_call("first", CALL)
+    unsure.reserve_call("first", CALL)
     assert store.calls("first") == (CALL,)
 
 

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, create_engine, inspect
+from sqlalchemy import MetaData, create_engine, inspect, text
 
 from archloom.db import schema
 from archloom.db.engine import connect, parse_location
@@ -22,8 +22,8 @@ LATER = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -73,15 +73,52 @@ def test_older_schema_is_migrated_and_newer_one_refused(
     with Store.open(location, create=True) as store:
         store.create_campaign(make_campaign("kept"), protocol=protocol)
     later = shutil.copytree(schema.MIGRATIONS, tmp_path / "100%" / "migrations")
-    (later / "versions" / "0002_mood.py").write_text(LATER)
+    (later / "versions" / "0003_mood.py").write_text(LATER)
     with monkeypatch.context() as newer:
         newer.setattr(schema, "MIGRATIONS", later)
-        newer.setattr(schema, "NEWEST", "0002")
+        newer.setattr(schema, "NEWEST", "0003")
         with Store.open(location) as store:
             assert store.query("SELECT mood FROM notes") == (("mood",), [])
             assert [campaign.name for campaign in store.campaigns()] == ["kept"]
-    with pytest.raises(EnvironmentProblem, match=r"schema 0002, newer.*upgrade"):
+    with pytest.raises(EnvironmentProblem, match=r"schema 0003, newer.*upgrade"):
         Store.open(location)
+
+
+OLD_CANDIDATE = """INSERT INTO candidates (campaign_id, id, term, origin, "index") VALUES (1, 'a', 'x', 'zoo', 0)"""
+OLD_CALLS = """
+INSERT INTO language_model_calls
+    (campaign_id, at, model, request, response, prompt_tokens, completion_tokens, seconds)
+VALUES (1, '2026-01-01', 'm', '{}', 'yes', 3, 4, 0.5), (1, '2026-01-01', 'm', '{}', 'no', 3, 4, 0.5)
+"""
+
+
+def test_candidates_and_calls_of_the_first_schema_are_kept(
+    location: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    protocol: Protocol,
+    make_campaign: Callable[..., Campaign],
+) -> None:
+    first = shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations")
+    (first / "versions" / "0002_laboratory.py").unlink()
+    with monkeypatch.context() as older:
+        older.setattr(schema, "MIGRATIONS", first)
+        older.setattr(schema, "NEWEST", "0001")
+        with Store.open(location, create=True) as store:
+            store.create_campaign(make_campaign("kept"), protocol=protocol)
+    engine = connect(parse_location(location))
+    with engine.begin() as connection:
+        connection.execute(text(OLD_CANDIDATE))
+        connection.execute(text(OLD_CALLS))
+    engine.dispose()
+    with Store.open(location) as store:
+        assert [(call.response, call.cost, call.completion_tokens) for call in store.calls("kept")] == [
+            ("yes", 0, 4),
+            ("no", 0, 4),
+        ]
+        (candidate,) = store.candidates("kept")
+        assert (candidate.term, candidate.author, candidate.predictions, candidate.cites) == ("x", None, (), ())
+        assert store.lessons("kept") == ()
 
 
 def test_migration_that_fails_leaves_the_older_schema(
@@ -89,10 +126,10 @@ def test_migration_that_fails_leaves_the_older_schema(
 ) -> None:
     Store.open(location, create=True).close()
     later = shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations")
-    (later / "versions" / "0002_mood.py").write_text(LATER + "    raise RuntimeError('half way')\n")
+    (later / "versions" / "0003_mood.py").write_text(LATER + "    raise RuntimeError('half way')\n")
     with monkeypatch.context() as newer:
         newer.setattr(schema, "MIGRATIONS", later)
-        newer.setattr(schema, "NEWEST", "0002")
+        newer.setattr(schema, "NEWEST", "0003")
         with pytest.raises(RuntimeError, match="half way"):
             Store.open(location)
     with Store.open(location) as store:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from archloom.db.columns import storable
 from archloom.db.records import (
     GATES,
     Attempt,
@@ -18,9 +19,11 @@ from archloom.db.records import (
     Failure,
     FailureKind,
     LanguageModelCall,
+    Lesson,
     Measurement,
     Origin,
     Protocol,
+    Role,
     Series,
     TrialSpec,
 )
@@ -404,14 +407,57 @@ def test_calls_come_back_equal(store: Store) -> None:
     at = datetime(2026, 5, 1, 12, tzinfo=UTC)
     calls = [
         LanguageModelCall(
-            at=at, model="m", request='{"a": "\\u0000"}', response=f"réponse {n}", prompt_tokens=3, completion_tokens=n,
-            seconds=0.5,
+            at=at,
+            key=f"call {n}",
+            role=Role.CRITIC,
+            prompt="critic/1",
+            endpoint="http://host/v1",
+            ask=2**31 - 1,
+            cost=10**12,
+            model="m",
+            request='{"a": "\\u0000"}',
+            response=None,
+            prompt_tokens=3,
+            completion_tokens=n,
+            seconds=0.0,
         )
         for n in range(2)
-    ]  # fmt: skip
+    ]
     for call in calls:
-        store.record_call("first", call)
+        store.reserve_call("first", call)
     assert store.calls("first") == tuple(calls)
+    answered = replace(calls[0], response="réponse", cost=5, completion_tokens=9, seconds=0.5)
+    store.settle_call("first", answered)
+    assert store.calls("first") == (answered, calls[1])
+
+
+def test_lessons_come_back_equal_with_their_evidence(
+    store: Store, make_candidate: MakeCandidate, make_spec: MakeSpec
+) -> None:
+    store.add_candidate("first", make_candidate(0))
+    specs = [make_spec(make_candidate(0), seed=seed) for seed in range(3)]
+    store.plan("first", specs)
+    at = datetime(2026, 5, 1, tzinfo=UTC)
+    told = [
+        Lesson(text=f"{text}\ud800", candidate=make_candidate(0).id, evidence=keys, when=at)
+        for text, keys in (("decay helps", (specs[0].key, specs[2].key)), ("or not", (specs[1].key,)))
+    ]
+    for lesson in told:
+        store.add_lesson("first", lesson)
+    assert store.lessons("first") == tuple(replace(each, text=storable(each.text)) for each in told)
+    nowhere = EvaluationKey(candidate=make_candidate(0).id, task="mqar", rung=5, seed=0)
+    with pytest.raises(NotFoundError):
+        store.add_lesson("first", replace(told[0], text="new", evidence=(specs[0].key, nowhere)))
+    assert len(store.lessons("first")) == 2
+
+
+def test_what_a_model_wrote_of_its_proposal_comes_back(store: Store, make_candidate: MakeCandidate) -> None:
+    written = replace(
+        make_candidate(0), author="m", predictions=(("mqar", 0.1), ("text", -0.05)), cites=("lesson-1", "Mamba-2")
+    )
+    store.add_candidate("first", written)
+    store.add_candidate("first", written)
+    assert store.candidates("first") == (written,)
 
 
 def test_notes_are_kept_per_candidate(store: Store, make_candidate: MakeCandidate) -> None:

@@ -160,7 +160,14 @@ def lineage(
 
 
 def replay(
-    id_: IdArgument,
+    id_: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID]",
+            help="The beginning of a candidate's id, or a baseline's name.  [default: what the campaign proposed]",
+            show_default=False,
+        ),
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Demand the very same numbers, on the kind of machine that gave them.")
     ] = False,
@@ -169,9 +176,16 @@ def replay(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train a candidate again and compare.
+    """Train a candidate again, or propose a campaign's candidates again, and compare.
 
-    The exit code is 6 if the scores differ from the record."""
+    Proposals are made from the record alone, with no network. The exit code is 6 if something differs."""
+    if id_ is None:
+        _replay_proposals(store, campaign, exact=exact, as_json=as_json)
+    else:
+        _replay_results(id_, store, campaign, exact=exact, as_json=as_json)
+
+
+def _replay_results(id_: str, store: str | None, campaign: str | None, *, exact: bool, as_json: bool) -> None:
     from archloom import display
     from archloom import replay as again
 
@@ -187,4 +201,35 @@ def replay(
         display.out(display.replay(report))
     if not report.ok:
         display.note(f"error: the replay of {candidate.short} differs from its record")
+        raise typer.Exit(6)
+
+
+def _replay_proposals(store: str | None, campaign: str | None, *, exact: bool, as_json: bool) -> None:
+    from archloom import display
+    from archloom.arms import recorded_arms
+    from archloom.config import Config
+    from archloom.db.records import Origin
+    from archloom.protocol import check_version
+    from archloom.rehearsal import repeat
+
+    if exact:
+        raise ConfigError("--exact is about a candidate's numbers\n  → archloom replay ID --exact")
+    with opened(store) as ledger:
+        record = ledger.campaign(campaign)
+        protocol = ledger.protocol(record.protocol)
+        check_version(protocol)
+        config = Config.from_json(record.config)
+        stored = sum(candidate.origin is not Origin.ZOO for candidate in ledger.candidates(record.name))
+        repeated = list(repeat(ledger, record.name, recorded_arms(config, ledger, protocol=protocol)))
+    same = sum(each.equal for each in repeated)
+    if as_json:
+        display.json_({"ok": same == stored, "candidates": stored, "equal": same, "rows": repeated})
+    else:
+        display.line(f"{same} of {stored} candidates are proposed again as they were")
+    if same != stored:
+        told = "it ended before them"
+        if repeated and not repeated[-1].equal:
+            last = repeated[-1]
+            told = f"number {last.recorded.index} was {last.recorded.short} and is {last.proposed.short} now"
+        display.note(f"error: the replay of campaign {record.name!r} differs from its record: {told}")
         raise typer.Exit(6)

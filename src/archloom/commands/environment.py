@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 
 def doctor(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="A campaign file, to check the servers it asks.", show_default=False),
+    ] = None,
     store: StoreOption = None,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Time the kernels' chunk lengths on this device instead.")
@@ -23,9 +27,10 @@ def doctor(
 ) -> None:
     """Check whether this machine can run a campaign.
 
-    Python, PyTorch, Triton, Ray, the store, disk, memory and loopback. The exit code is 7 if one of them fails."""
+    Python, PyTorch, Triton, Ray, the store, disk, memory and loopback; with FILE also its language models' keys and
+    servers. The exit code is 7 if one of them fails."""
     from archloom import display
-    from archloom.doctor import Verdict, examine
+    from archloom.doctor import Verdict, check_models, examine
     from archloom.errors import ConfigError
 
     if kernels:
@@ -34,6 +39,10 @@ def doctor(
     if size:
         raise ConfigError("--size is given without --kernels; it is the size that is timed\n  → add --kernels")
     checks = examine(store)
+    if file is not None:
+        from archloom.config import Config
+
+        checks += check_models(Config.load(file).config)
     if as_json:
         display.json_(checks)
     else:

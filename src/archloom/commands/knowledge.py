@@ -1,11 +1,15 @@
 """`archloom knowledge`: what proposers read, for people to search, show and extend."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from archloom.commands.options import DebugOption, JsonOption
+
+if TYPE_CHECKING:
+    from archloom.agents.knowledge.entries import Entry
+    from archloom.db.records import Lesson
 
 KNOWLEDGE_VARIABLE = "ARCHLOOM_KNOWLEDGE"
 
@@ -19,10 +23,14 @@ def search(
     query: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Words in any order.", show_default=False)],
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=1000, help="How many.")] = 8,
     knowledge: KnowledgeOption = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="Search the lessons of this store's campaigns as well.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the entries that a query is about."""
+    """List the entries, and the lessons of a store, that a query is about."""
     from archloom import display, knowledge_display
     from archloom.agents.knowledge import retrieval
     from archloom.errors import ConfigError
@@ -31,13 +39,29 @@ def search(
     asked = " ".join(query)
     if not retrieval.searched(asked):
         raise ConfigError(f"`{asked}` has no word to search for\n  → archloom knowledge search delta rule")
-    found = retrieval.search(asked, entries=everything(knowledge), lessons=(), limit=limit)
+    found = retrieval.search(asked, entries=everything(knowledge), lessons=_lessons(store), limit=limit)
     if as_json:
-        display.json_([{"relevance": hit.relevance, "entry": hit.item} for hit in found])
+        display.json_([{"relevance": hit.relevance, _kind(hit.item): hit.item} for hit in found])
     elif found:
         display.out(knowledge_display.hits(found))
     else:
         display.note(f"no entry has a word of `{asked}`")
+
+
+def _lessons(store: str | None) -> "tuple[Lesson, ...]":
+    """The lessons of every campaign of a store, as new."""
+    if store is None:
+        return ()
+    from archloom.db.store import Store
+
+    with Store.open(store) as ledger:
+        return tuple(lesson for campaign in ledger.campaigns() for lesson in ledger.lessons(campaign.name))
+
+
+def _kind(item: "Entry | Lesson") -> str:
+    from archloom.db.records import Lesson
+
+    return "lesson" if isinstance(item, Lesson) else "entry"
 
 
 def show(

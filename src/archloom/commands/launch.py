@@ -30,6 +30,7 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run a campaign and show what it found."""
+    from archloom.arms import require_keys
     from archloom.config import Config
     from archloom.db.store import Store
     from archloom.errors import ConfigError
@@ -41,6 +42,7 @@ def run(
     if store is not None:
         options["campaign.store"] = (store, "--store")
     config = Config.load(file, set_ or (), options).config
+    require_keys(config)
     to_protocol(config)
     with Store.open(config.campaign.store, create=True) as opened:
         taken = {campaign.name for campaign in opened.campaigns()}
