@@ -10,12 +10,17 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from archloom.db.records import GATES, Failure, FailureKind, Measurement, Training, TrialSpec
 from archloom.errors import EnvironmentProblem
 from archloom.evaluator import memory
+
+if TYPE_CHECKING:
+    from archloom.evaluator.model import Model
+    from archloom.evaluator.tasks import TaskRunner
+    from archloom.evaluator.training import TrainingResult
 
 MEASUREMENT_BYTES = 16 << 20
 """The largest measurement, pickled. A usual one has some thousand bytes."""
@@ -118,9 +123,7 @@ def _train(spec: TrialSpec, *, device: str, kernels: Kernels) -> Measurement:
     """Train once for every learning rate of the family's grid; the best final score counts, the first of equals."""
     import torch
 
-    from archloom.evaluator.model import build_model
     from archloom.evaluator.tasks import make_runner
-    from archloom.evaluator.training import TrainingResult, deterministic, environment, train
     from archloom.kernels.backends import preferring
     from archloom.search_space.families import family
     from archloom.search_space.text import parse
@@ -128,28 +131,18 @@ def _train(spec: TrialSpec, *, device: str, kernels: Kernels) -> Measurement:
     started = time.monotonic()
     if device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("a trial was to run on a GPU and torch sees none here; set the GPUs per worker to 0")
-    task, training = spec.protocol.task(spec.key.task), spec.protocol.training
-    runner = make_runner(task)
+    runner = make_runner(spec.protocol.task(spec.key.task))
     runs: list[tuple[float, TrainingResult]] = []
     with preferring(kernels):
-        for learning_rate in training.grid(family(parse(spec.term))):
-            with deterministic(spec.key.seed, threads=spec.protocol.threads):
-                model = build_model(spec.term, protocol=spec.protocol, task=task, seed=spec.key.seed).to(device)
-                result = train(
-                    model,
-                    runner,
-                    training=replace(training, learning_rate=learning_rate),
-                    steps=spec.steps,
-                    seed=spec.key.seed,
-                    deadline=started + spec.timeout_seconds,
-                    stopping=spec.protocol.stopping,
-                )
-                surroundings = environment(device=device)
-            runs.append((learning_rate, result))
+        for learning_rate in spec.protocol.training.grid(family(parse(spec.term))):
+            run = train_once(
+                spec, runner, learning_rate=learning_rate, deadline=started + spec.timeout_seconds, device=device
+            )
+            runs.append((learning_rate, run.result))
     learning_rate, best = max(runs, key=lambda run: -1.0 if run[1].score is None else run[1].score)
     seconds = sum(result.seconds for _, result in runs)
     measured = {
-        "model_parameters": float(sum(p.numel() for p in model.parameters())),
+        "model_parameters": float(sum(p.numel() for p in run.model.parameters())),
         "learning_rate": learning_rate,
         "train_seconds": seconds,
     }
@@ -160,10 +153,45 @@ def _train(spec: TrialSpec, *, device: str, kernels: Kernels) -> Measurement:
         score=best.score,
         metrics={**best.metrics, **measured},
         series=best.series,
-        environment=surroundings,
+        environment=run.environment,
         seconds=time.monotonic() - started,
         failure=best.failure,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training run: the trained model, what it came to, and what that depends on beside its protocol."""
+
+    model: "Model"
+    result: "TrainingResult"
+    environment: Mapping[str, str]
+
+
+def train_once(
+    spec: TrialSpec, runner: "TaskRunner", *, learning_rate: float, deadline: float, device: str = "cpu"
+) -> Run:
+    """Build the candidate and train it at one learning rate, on the preferred kernels; raises whatever goes wrong.
+
+    `runner` is that of the trial's task, `deadline` a reading of `time.monotonic()`. The same arguments give the same
+    bits.
+    """
+    from archloom.evaluator.model import build_model
+    from archloom.evaluator.training import deterministic, environment, train
+
+    protocol, seed = spec.protocol, spec.key.seed
+    with deterministic(seed, threads=protocol.threads):
+        model = build_model(spec.term, protocol=protocol, task=protocol.task(spec.key.task), seed=seed).to(device)
+        result = train(
+            model,
+            runner,
+            training=replace(protocol.training, learning_rate=learning_rate),
+            steps=spec.steps,
+            seed=seed,
+            deadline=deadline,
+            stopping=protocol.stopping,
+        )
+        return Run(model=model, result=result, environment=environment(device=device))
 
 
 def _environment() -> dict[str, str]:

@@ -50,7 +50,7 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """What a model took so far: for how many proposals, tokens, and money in billionths."""
+    """What a model took for proposals so far: how many, tokens, and money in billionths."""
 
     proposals: int = 0
     tokens: int = 0
@@ -150,7 +150,7 @@ class Record:
         is none; `NotRecorded` if it is not on record and there is no client, `AnswerAwaited` if a person is to give it.
         """
         written = json.dumps(request.body(model), sort_keys=True)
-        known = self._answers.get((model.base_url, written))
+        known = self._answers.get(written)
         if known is None:
             known = self._call(model, request, written)
         failure = _failure(known.response)
@@ -187,7 +187,7 @@ class Record:
         )
         with self._lock:
             self._put(answered)
-            self._answers[answered.endpoint, answered.request] = answered
+            self._answers[answered.request] = answered
         self._settle(answered)
         return answered
 
@@ -236,15 +236,17 @@ class Record:
         old = self._calls.get(call.key)
         if old is None:
             self._of[call.ask].append(call.key)
-            self._asks[call.model].add(call.ask)
         self._calls[call.key] = call
         tokens, cost = _tokens(call) - (_tokens(old) if old else 0), call.cost - (old.cost if old else 0)
+        self._tokens += tokens
+        self._cost += cost
+        if call.role is Role.GRADER:
+            return  # a grade is no part of a proposal, and may not sway which model makes the next
+        self._asks[call.model].add(call.ask)
         before = self._by_model.get(call.model, Spending())
         self._by_model[call.model] = Spending(
             proposals=len(self._asks[call.model]), tokens=before.tokens + tokens, cost=before.cost + cost
         )
-        self._tokens += tokens
-        self._cost += cost
 
     def _forbidden(self, call: LanguageModelCall) -> str:
         """The limit that a call would break, or ""."""
@@ -272,14 +274,15 @@ def _tokens(call: LanguageModelCall) -> int:
     return call.prompt_tokens + call.completion_tokens
 
 
-def _answers(calls: Iterable[LanguageModelCall]) -> dict[tuple[str, str], LanguageModelCall]:
-    """The answer to each request: the first that is one, else the first failure."""
-    found: dict[tuple[str, str], LanguageModelCall] = {}
+def _answers(calls: Iterable[LanguageModelCall]) -> dict[str, LanguageModelCall]:
+    """The answer to each request: the first that is one, else the first failure. A request names its model, whose
+    server may move."""
+    found: dict[str, LanguageModelCall] = {}
     for call in calls:
         if call.response is not None:
-            known = found.setdefault((call.endpoint, call.request), call)
+            known = found.setdefault(call.request, call)
             if _failure(known.response) and not _failure(call.response):
-                found[call.endpoint, call.request] = call
+                found[call.request] = call
     return found
 
 

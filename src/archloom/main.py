@@ -23,6 +23,7 @@ from archloom.commands import (
     costs,
     environment,
     exports,
+    grading,
     knowledge,
     launch,
     ledger,
@@ -69,6 +70,7 @@ def _application() -> typer.Typer:
     app.command()(candidates.show)
     app.command()(candidates.lineage)
     app.command()(candidates.replay)
+    app.command()(grading.grade)
     app.command()(propose.propose)
     app.command()(claim.claim)
     app.command()(space.zoo)

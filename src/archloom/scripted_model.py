@@ -70,7 +70,8 @@ def _answer(role: Role, texts: Sequence[str], rng: Random) -> str:
             found = _CANDIDATE.search(texts[-1])
             return json.dumps({"lesson": f"Drawn by lot: nothing was learnt from {found[1] if found else 'it'}."})
         case Role.GRADER:
-            return json.dumps({})
+            grades = ("grammar", "creativity", "consistency")
+            return json.dumps({**{name: rng.randint(1, 10) for name in grades}, "age": ""})
     assert_never(role)
 
 

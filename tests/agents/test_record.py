@@ -219,6 +219,16 @@ def test_many_threads_keep_one_account() -> None:
     assert ledger.spending == {"tiny": Spending(proposals=4, tokens=64 * 18, cost=64 * price(TINY, 11, 7))}
 
 
+def test_grades_are_paid_for_and_count_for_no_proposal() -> None:
+    kept = Kept()
+    ledger = record(Voice({"researcher": ["yes"], "grader": ["ten"]}), kept)
+    ledger.answer(TINY, request())
+    before = ledger.spending
+    ledger.answer(TINY, request(role=Role.GRADER, ask=9))
+    assert ledger.spending == before
+    assert ledger.spent[0] == 36
+
+
 @given(st.text(max_size=200), st.integers(0, 2**31))
 def test_whatever_a_server_sends_is_an_answer_or_a_failure(text: str, seed: int) -> None:
     spoiled = bytearray(completion(text).encode())

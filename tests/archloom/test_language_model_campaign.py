@@ -260,7 +260,8 @@ def test_budgets_of_tokens_and_money_hold_and_the_campaign_goes_on(write: Write)
 @pytest.mark.usefixtures("pretending")
 def test_the_first_ctrl_c_waits_for_the_answer_and_the_second_does_not(write: Write) -> None:
     with ScriptedServer(lambda request: Scripted(hang=True)) as server:
-        config = load(write(server.url, candidates=1))
+        path = write(server.url, candidates=1)
+        config = load(path)
         polls = itertools.count()
         started = time.monotonic()
         outcome = go(config, stopping=lambda: 0 if not server.requests else 1 if next(polls) < 3 else 2)
@@ -269,11 +270,7 @@ def test_the_first_ctrl_c_waits_for_the_answer_and_the_second_does_not(write: Wr
     (lost,) = calls(config)
     assert lost.response is None
     with ScriptedServer(lambda request: Scripted(text=writes(request).text, delay=0.5)) as server:
-        with Store.open(config.campaign.store) as store, store._engine.begin() as connection:
-            place = "$.language_model.models[0].base_url"
-            connection.exec_driver_sql("UPDATE campaigns SET config = json_set(config, ?, ?)", (place, server.url))
-        with Store.open(config.campaign.store) as store:
-            moved = Config.from_json(store.campaign("small").config)
+        moved = load(path, f'language_model.models.0.base_url="{server.url}"')
         outcome = go(moved, resume=True, stopping=lambda: int(bool(server.requests)))
         assert outcome.state is CampaignState.STOPPED
         assert [call.response is None for call in calls(moved)] == [True, False]

@@ -1,5 +1,6 @@
 """`archloom run` and `archloom resume`: a campaign from its file, or from where it stopped."""
 
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 ExecutorOption = Annotated[
     str | None, typer.Option("--executor", help="ray, process or inline.  [default: the file's]", show_default=False)
 ]
-RESUMABLE = ("budget.", "executor.", "ray.")
+RESUMABLE = r"budget\.|executor\.|ray\.|language_model\.models\.\d+\.(base_url|key_variable|deadline_seconds|retries)\b"
 """What may change between the sessions of a campaign without changing what its results mean."""
 
 
@@ -69,7 +70,7 @@ def resume(
 ) -> None:
     """Go on with a campaign that was stopped.
 
-    Only its budget and its executor may change."""
+    Only its budget, its executor and where its language models are reached may change."""
     from archloom.config import Config
     from archloom.db.store import Store
     from archloom.errors import ConfigError
@@ -77,10 +78,10 @@ def resume(
 
     changes = [*(set_ or ()), *([f'executor.kind="{executor}"'] if executor else [])]
     for change in changes:
-        if not change.strip().startswith(RESUMABLE):
+        if not re.match(RESUMABLE, change.strip()):
             raise ConfigError(
-                f"--set {change}: a campaign that has begun can change only {', '.join(RESUMABLE)}\n"
-                "  → archloom run FILE --fresh-name for another campaign"
+                f"--set {change}: a campaign that has begun can change only budget., executor., ray. and where a "
+                "language model is reached\n  → archloom run FILE --fresh-name for another campaign"
             )
     location = locate(store)
     with Store.open(location) as opened:
