@@ -350,6 +350,7 @@ class Role(StrEnum):
     CRITIC = "critic"
     ANALYST = "analyst"
     GRADER = "grader"
+    EMBEDDER = "embedder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

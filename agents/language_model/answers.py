@@ -14,6 +14,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from archloom.agents.language_model.quoting import plain
 from archloom.agents.language_model.shapes import Code, Fields, Many, Number, Prose, Truth, read, schema
 from archloom.agents.proposer import ProposerFailed
@@ -34,6 +37,8 @@ MAX_PREDICTIONS = 32
 MAX_CITES = 16
 GRADES = (1.0, 10.0)
 """The worst grade and the best."""
+LARGEST = 1e30
+"""A number of a vector is smaller."""
 MAX_TOKENS = 2**31 - 1
 """A larger count of tokens is no count."""
 
@@ -84,7 +89,26 @@ def usage(response: str) -> tuple[int, int] | None:
         case {"usage": {"prompt_tokens": prompt, "completion_tokens": completion}}:
             if _is_count(prompt) and _is_count(completion):
                 return prompt, completion
+        case {"usage": {"prompt_tokens": prompt, "total_tokens": total}}:
+            if _is_count(prompt) and _is_count(total) and total >= prompt:
+                return prompt, total - prompt
     return None
+
+
+def vectors(response: str, *, count: int) -> NDArray[np.float32]:
+    """The `count` vectors [N, D] of an answer with embeddings. Errors: `ProposerFailed` if it holds others."""
+    match _json(response):
+        case {"data": [*rows]}:
+            found = {row.get("index"): row.get("embedding") for row in rows if isinstance(row, dict)}
+            listed = [found.get(place) for place in range(count)]
+            sizes = {len(each) if isinstance(each, list) else 0 for each in listed}
+            if len(sizes) == 1 and sizes != {0} and all(_is_number(x) for each in listed for x in each or ()):
+                return np.array(listed, dtype=np.float32)
+    raise ProposerFailed(f"the server's answer has no {count} vectors of one length: {plain(response, length=100)!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _parts(said: list[Any]) -> Iterator[str]:

@@ -144,7 +144,8 @@ class Client:
         return f"Client({self.model!r})"
 
     def complete(self, body: Mapping[str, Any], *, again: Callable[[], bool] = lambda: True) -> Reply:
-        """The answer to a chat-completions request with this body (`model`, `messages` and whatever else it holds).
+        """The answer to a chat-completions request with this body (`model`, `messages` and whatever else it holds), or
+        to one for embeddings (`model`, `input`).
 
         `again` is called before each try that follows one which may have been charged for, and says whether it may be.
         A server that refuses a field of `plain_forms.PLAINER` is asked without it, now and in later calls.
@@ -230,13 +231,15 @@ class Client:
         import openai
 
         broken = ""
-        rest = {name: value for name, value in body.items() if name not in ("model", "messages")}
+        asked = "input" if "input" in body else "messages"
+        post: Any = api.embeddings if "input" in body else api.chat.completions
+        rest = {name: value for name, value in body.items() if name not in ("model", asked)}
         with Exchange(seconds=seconds) as self._here.exchange:
             exchange: Exchange = self._here.exchange
             try:
-                with api.chat.completions.with_streaming_response.create(
+                with post.with_streaming_response.create(
                     model=body["model"],
-                    messages=body["messages"],
+                    **{asked: body[asked]},
                     extra_body=rest,
                     timeout=openai.Timeout(seconds, connect=min(seconds, LONGEST_CONNECT)),
                 ):

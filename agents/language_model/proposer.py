@@ -9,11 +9,13 @@ asks another arm.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import is_
 from random import Random
 
 from archloom.agents.knowledge.entries import Entry
 from archloom.agents.knowledge.lessons import weighed
+from archloom.agents.knowledge.meaning import Meanings, fused
 from archloom.agents.knowledge.retrieval import Index
 from archloom.agents.language_model import answers, choice, other_roles, researcher
 from archloom.agents.language_model.board import Board
@@ -36,6 +38,8 @@ LESSONS = 6
 """Lessons that are shown, those that fit the situation best."""
 ENTRIES = 6
 """Entries of the knowledge base that are shown."""
+FOUND = 4 * (LESSONS + ENTRIES)
+"""Lessons and entries that are looked up, to choose these from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +68,9 @@ class _Brief:
 class LanguageModelProposer:
     """The arm of one campaign under `protocol`.
 
-    `about` says what each task measures; `entries` and `lessons` are what is known at the beginning, and `keep` stores
-    a lesson. What it holds beside its record (boards, bags, an index) only saves time.
+    `about` says what each task measures; `entries` and `lessons` are what is known at the beginning, `embedder` finds
+    them by meaning too, and `keep` stores a lesson. What it holds beside its record (a board, bags, an index, vectors)
+    only saves time.
     """
 
     def __init__(
@@ -78,12 +83,13 @@ class LanguageModelProposer:
         protocol: Protocol,
         about: Mapping[str, str],
         entries: Sequence[Entry] = (),
+        embedder: Model | None = None,
         lessons: Sequence[Lesson] = (),
         keep: Callable[[Lesson], None] = lambda lesson: None,
     ) -> None:
         self.settings, self.record, self.models, self.sampler = settings, record, tuple(models), sampler
         self.protocol, self.about, self.entries, self.lessons = protocol, about, tuple(entries), list(lessons)
-        self._keep = keep
+        self._keep, self._embedder, self._meanings = keep, embedder, Meanings()
         self._studied = {lesson.candidate for lesson in lessons}
         self._board, self._census, self._index = Board(protocol), Census(), Index()
         self._indexed: tuple[Entry | Lesson, ...] = ()
@@ -100,7 +106,7 @@ class LanguageModelProposer:
         models = self._models(history, places, ask=ask)
         if self.settings.analyst:
             self._study(models[0], history, ask=ask)
-        brief = self._brief(now, history, places)
+        brief = self._brief(now, history, places, ask=ask)
         problem: ProposerFailed | None = None
         for model in models:
             try:
@@ -159,8 +165,8 @@ class LanguageModelProposer:
 
     # -- the researcher -----------------------------------------------------------------------------------------------
 
-    def _brief(self, now: Situation, history: Sequence[Trial], places: Mapping[str, float]) -> _Brief:
-        lessons, entries = self._retrieved(now, weighed(self.lessons, places, history))
+    def _brief(self, now: Situation, history: Sequence[Trial], places: Mapping[str, float], *, ask: int) -> _Brief:
+        lessons, entries = self._retrieved(now, weighed(self.lessons, places, history), ask=ask)
         user = researcher.user(
             now,
             goal=self.settings.goal,
@@ -176,7 +182,7 @@ class LanguageModelProposer:
             tried=frozenset(trial.candidate.id for trial in history),
         )
 
-    def _retrieved(self, now: Situation, weighed: Sequence[Lesson]) -> tuple[list[Lesson], list[Entry]]:
+    def _retrieved(self, now: Situation, weighed: Sequence[Lesson], *, ask: int) -> tuple[list[Lesson], list[Entry]]:
         """The lessons and the entries that the situation asks for, best first."""
         if not self.settings.knowledge:
             return [], []
@@ -185,10 +191,24 @@ class LanguageModelProposer:
             self._index.hold(wanted)
             self._indexed = wanted
         asked = researcher.query(now, goal=self.settings.goal, about=self.about)
-        found = [hit.item for hit in self._index.search(asked, limit=4 * (LESSONS + ENTRIES))]
+        hits = self._index.search(asked, limit=FOUND)
+        near = self._by_meaning(asked, wanted, ask=ask)
+        found = fused(hits, near, limit=FOUND) if near else [hit.item for hit in hits]
         lessons = [item for item in found if isinstance(item, Lesson)]
         entries = [item for item in found if isinstance(item, Entry)]
         return lessons[:LESSONS], entries[:ENTRIES]
+
+    def _by_meaning(self, asked: str, items: Sequence[Entry | Lesson], *, ask: int) -> Sequence[Entry | Lesson]:
+        """What is nearest in meaning; nothing without a model of embeddings, or where it does not answer."""
+        embedder = self._embedder
+        if embedder is None:
+            return ()
+        known = [item for item in items if not isinstance(item, Lesson) or item.score > 0]
+        embed = partial(self.record.vectors, embedder, ask=ask)
+        try:
+            return self._meanings.ranked(asked, known, embed=embed, limit=FOUND)
+        except ProposerFailed:
+            return ()
 
     def _written(self, model: Model, brief: _Brief, *, ask: int) -> Proposal:
         messages, reason, criticised = list(brief.messages), "", not self.settings.critic

@@ -11,14 +11,17 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import ceil
 from typing import Any
 
-from archloom.agents.language_model.answers import content, usage
+import numpy as np
+from numpy.typing import NDArray
+
+from archloom.agents.language_model.answers import content, usage, vectors
 from archloom.agents.language_model.endpoints import CallFailed, Client, Model
 from archloom.agents.proposer import AnswerAwaited, ProposerFailed
 from archloom.db.records import LanguageModelCall, Role
@@ -149,28 +152,41 @@ class Record:
         Errors: `CallFailed` if its server gives no answer, `ProposerFailed` if a limit forbids the call or the answer
         is none; `NotRecorded` if it is not on record and there is no client, `AnswerAwaited` if a person is to give it.
         """
-        written = json.dumps(request.body(model), sort_keys=True)
+        call = self._answered(model, request.role, request.prompt, request.body(model), ask=request.ask)
+        return content(call.response or ""), call.at
+
+    def vectors(self, model: Model, texts: Sequence[str], *, ask: int) -> NDArray[np.float32]:
+        """The vectors [N, D] of texts by a model of embeddings. Errors: as `answer`."""
+        body = {"model": model.name, "input": list(texts), "encoding_format": "float"}
+        call = self._answered(model, Role.EMBEDDER, "embedder/1", body, ask=ask)
+        return vectors(call.response or "", count=len(texts))
+
+    def _answered(
+        self, model: Model, role: Role, prompt: str, body: Mapping[str, Any], *, ask: int
+    ) -> LanguageModelCall:
+        """The call with this body, from the record or made. Errors: as `answer`."""
+        written = json.dumps(body, sort_keys=True)
         known = self._answers.get(written)
         if known is None:
-            known = self._call(model, request, written)
+            known = self._call(model, self._most(model, role, prompt, written, parts=_parts(body), ask=ask))
         failure = _failure(known.response)
         if failure is not None:
             raise CallFailed(failure[0], status=failure[1])
-        return content(known.response or ""), known.at
+        return known
 
-    def _call(self, model: Model, request: Request, written: str) -> LanguageModelCall:
+    def _call(self, model: Model, most: LanguageModelCall) -> LanguageModelCall:
         client = self._clients.get(model.name)
         if self._by_hand:
-            raise AnswerAwaited(f"the {request.role} is to be answered by hand: archloom propose --dry-run")
+            raise AnswerAwaited(f"the {most.role} is to be answered by hand: archloom propose --dry-run")
         if client is None:
             raise NotRecorded(f"the record has no answer of {model.name} to this request")
         if model.name in self._off:
             raise CallFailed(self._off[model.name])
-        most = self._reserved(model, request, written)
+        self._take(most)
         started = time.monotonic()
         tokens: tuple[int, int] | None = (0, 0)
         try:
-            reply = client.complete(json.loads(written), again=lambda: self._may_try_again(most))
+            reply = client.complete(json.loads(most.request), again=lambda: self._may_try_again(most))
             response, lost, tokens = reply.text, reply.lost, usage(reply.text)
         except CallFailed as problem:
             response, lost = json.dumps({"error": {"message": str(problem), "status": problem.status}}), problem.lost
@@ -191,30 +207,32 @@ class Record:
         self._settle(answered)
         return answered
 
-    def _reserved(self, model: Model, request: Request, written: str) -> LanguageModelCall:
-        """The call at the most that one try can take. Errors: `ProposerFailed` if that is more than is left."""
-        prompt = len(written.encode()) + TOKENS_OF_FRAME * len(request.messages)
-        call = LanguageModelCall(
+    def _most(self, model: Model, role: Role, prompt: str, written: str, *, parts: int, ask: int) -> LanguageModelCall:
+        """The call at the most that one try can take."""
+        size = len(written.encode()) + TOKENS_OF_FRAME * parts
+        return LanguageModelCall(
             key=uuid.uuid4().hex,
             at=datetime.now(UTC),
-            role=request.role,
-            prompt=request.prompt,
+            role=role,
+            prompt=prompt,
             endpoint=model.base_url,
             model=model.name,
-            ask=request.ask,
+            ask=ask,
             request=written,
             response=None,
-            prompt_tokens=prompt,
+            prompt_tokens=size,
             completion_tokens=model.max_tokens,
-            cost=price(model, prompt, model.max_tokens),
+            cost=price(model, size, model.max_tokens),
             seconds=0.0,
         )
+
+    def _take(self, most: LanguageModelCall) -> None:
+        """Reserve a call. Errors: `ProposerFailed` if it can take more than is left."""
         with self._lock:
-            if forbidden := self._forbidden(call):
+            if forbidden := self._forbidden(most):
                 raise ProposerFailed(forbidden)
-            self._put(call)
-        self._reserve(call)
-        return call
+            self._put(most)
+        self._reserve(most)
 
     def _may_try_again(self, most: LanguageModelCall) -> bool:
         """Whether there is room for another try, which is then reserved: the server may charge for the last one too."""
@@ -268,6 +286,11 @@ def price(model: Model, prompt_tokens: int, completion_tokens: int) -> int:
     """What a call costs, in billionths of the currency, rounded up. Prices are per million tokens."""
     prompt, completion = Decimal(repr(model.prompt_price)), Decimal(repr(model.completion_price))
     return ceil(1000 * (prompt_tokens * prompt + completion_tokens * completion))
+
+
+def _parts(body: Mapping[str, Any]) -> int:
+    """How many texts a request has, each of which a server puts into a frame."""
+    return len(body.get("messages") or body.get("input") or ())
 
 
 def _tokens(call: LanguageModelCall) -> int:

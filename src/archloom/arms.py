@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from archloom.agents.evolution import Evolution
 from archloom.agents.proposer import Proposer
 from archloom.agents.random_search import RandomSearch
-from archloom.config import Config, ModelSection
+from archloom.config import Config, EmbeddingsSection, ModelSection
 from archloom.db.records import Lesson, Protocol
 from archloom.db.store import Store
 from archloom.errors import EnvironmentProblem
@@ -62,7 +62,8 @@ def takes_part(config: Config) -> bool:
     return config.search.arms.language_model > 0
 
 
-def missing_key(model: ModelSection) -> bool:
+def missing_key(model: ModelSection | EmbeddingsSection) -> bool:
+    """Whether a model needs a key that the environment does not hold."""
     return bool(model.key_variable) and not os.environ.get(model.key_variable)
 
 
@@ -72,13 +73,18 @@ def require_keys(config: Config) -> tuple[str, ...]:
     models = section.models if section and takes_part(config) else ()
     if section and section.by_hand:
         return ("",) * len(models)
+    named: dict[str, ModelSection | EmbeddingsSection] = {
+        f"language_model.models[{place}]": model for place, model in enumerate(models)
+    }
+    if models and section and section.embeddings:
+        named["language_model.embeddings"] = section.embeddings
+    missing = {place: model for place, model in named.items() if missing_key(model)}
     problems = [
-        f"language_model.models[{place}] ({model.model}): the environment variable {model.key_variable} is not set"
-        for place, model in enumerate(models)
-        if missing_key(model)
+        f"{place} ({model.model}): the environment variable {model.key_variable} is not set"
+        for place, model in missing.items()
     ]
     if problems:
-        variable = next(model.key_variable for model in models if missing_key(model))
+        variable = next(iter(missing.values())).key_variable
         raise EnvironmentProblem(
             "\n".join(problems) + f'\n  → export {variable}=..., or key_variable = "" for a server that needs no key,'
             "\n    or leave the arm out: --set search.arms.language_model=0"
@@ -111,8 +117,9 @@ def make_record(config: Config, store: Store, *, keys: Sequence[str] | None) -> 
     from archloom.agents.language_model.record import BILLION, Limits, Record
 
     name, money = config.campaign.name, config.budget.money
+    models = () if keys is None else (*make_models(config, keys), *make_embedder(config, key=embedding_key(config)))
     return Record(
-        {} if keys is None else {model.name: Client(model) for model in make_models(config, keys)},
+        {model.name: Client(model) for model in models},
         known=store.calls(name),
         reserve=lambda call: store.reserve_call(name, call),
         settle=lambda call: store.settle_call(name, call),
@@ -144,6 +151,32 @@ def make_models(config: Config, keys: Sequence[str]) -> tuple["Model", ...]:
     )
 
 
+def make_embedder(config: Config, *, key: str = "") -> tuple["Model", ...]:
+    """The model of embeddings, if there is one."""
+    from archloom.agents.language_model.endpoints import Model
+
+    section = config.language_model.embeddings if config.language_model else None
+    if section is None:
+        return ()
+    return (
+        Model(
+            name=section.model,
+            base_url=section.base_url,
+            key=key,
+            prompt_price=section.price,
+            completion_price=section.price,
+            max_tokens=0,
+            deadline=section.deadline_seconds,
+            retries=section.retries,
+        ),
+    )
+
+
+def embedding_key(config: Config) -> str:
+    section = config.language_model.embeddings if config.language_model else None
+    return os.environ.get(section.key_variable, "") if section and section.key_variable else ""
+
+
 def make_language_model(
     config: Config, protocol: Protocol, *, record: "Record", lessons: Sequence[Lesson], keep: Callable[[Lesson], None]
 ) -> Proposer:
@@ -173,6 +206,7 @@ def make_language_model(
         protocol=protocol,
         about={task.name: KINDS[kind_name(task)].about for task in protocol.tasks},
         entries=everything(Path(folder) if folder else None) if section.knowledge else (),
+        embedder=next(iter(() if section.by_hand else make_embedder(config)), None),
         lessons=lessons,
         keep=keep,
     )

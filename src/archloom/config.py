@@ -326,6 +326,19 @@ class ModelSection(Section):
         return given
 
 
+class EmbeddingsSection(Section):
+    """A model of embeddings behind a server that speaks the OpenAI API, to find knowledge by meaning too."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    model: str = Field(min_length=1)
+    key_variable: str = "OPENAI_API_KEY"
+    """As for a model that writes."""
+    price: float = Field(ge=0)
+    """Per million tokens; 0 must be written for a server of your own."""
+    deadline_seconds: float = Field(default=60.0, gt=0)
+    retries: int = Field(default=4, ge=0)
+
+
 class LanguageModel(Section):
     """The language-model arm: what it is told, which roles take part, and the models."""
 
@@ -348,6 +361,8 @@ class LanguageModel(Section):
     """Show entries of the knowledge base and lessons."""
     by_hand: bool = False
     """Stop where a model would be asked, and take the answers of `archloom propose --from-file`; no key is needed."""
+    embeddings: EmbeddingsSection | None = None
+    """Without it, knowledge is found by its words alone."""
     lessons_from: tuple[str, ...] = ()
     """Campaigns of the same store whose lessons are known from the beginning."""
     novelty: Positive = 3
@@ -357,6 +372,12 @@ class LanguageModel(Section):
     @classmethod
     def _of_tuples(cls, given: object) -> object:
         return _tuples(given)
+
+    @model_validator(mode="after")
+    def _embeddings_are_another_model(self) -> Self:
+        if self.embeddings and self.embeddings.model in [model.model for model in self.models]:
+            raise _misplaced(("embeddings", "model"), "is one of the models that write; name a model of embeddings")
+        return self
 
     @field_validator("models")
     @classmethod

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from archloom.config import Config, ModelSection
+    from archloom.config import Config, EmbeddingsSection, ModelSection
 
 GIB = 1 << 30
 IMPORT_SECONDS = 120
@@ -216,10 +216,15 @@ def check_models(config: "Config") -> tuple[Check, ...]:
         return (Check(name="language model", verdict=Verdict.OK, finding=finding),)
     if config.language_model.by_hand:
         return (Check(name="language model", verdict=Verdict.OK, finding="its answers are given by hand"),)
-    return tuple(_check_model(model) for model in config.language_model.models)
+    embeddings = config.language_model.embeddings
+    asked: list[ModelSection | EmbeddingsSection] = [
+        *config.language_model.models,
+        *([embeddings] if embeddings else []),
+    ]
+    return tuple(_check_model(model) for model in asked)
 
 
-def _check_model(model: "ModelSection") -> Check:
+def _check_model(model: "ModelSection | EmbeddingsSection") -> Check:
     from archloom.arms import missing_key
 
     name = f"language model {model.model}"

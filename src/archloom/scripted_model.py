@@ -72,6 +72,8 @@ def _answer(role: Role, texts: Sequence[str], rng: Random) -> str:
         case Role.GRADER:
             grades = ("grammar", "creativity", "consistency")
             return json.dumps({**{name: rng.randint(1, 10) for name in grades}, "age": ""})
+        case Role.EMBEDDER:
+            return ""  # asked elsewhere, in another protocol
     assert_never(role)
 
 

@@ -1,4 +1,4 @@
-"""A server on loopback that speaks the chat-completions protocol and says what it is told to.
+"""A server on loopback that speaks the protocols of chat completions and embeddings and says what it is told to.
 
 For tests, for benchmarks, and for trying the language-model arm without a model:
 
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         script = self.server.script
         written = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        if self.path != "/v1/chat/completions":
+        if self.path not in ("/v1/chat/completions", "/v1/embeddings"):
             self._send(_error(404, f"no such address: {self.path}"))
             return
         try:

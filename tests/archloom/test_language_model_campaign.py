@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from archloom import campaign
+from archloom.agents.knowledge.entries import entries
 from archloom.arms import recorded_arms
 from archloom.config import Config
 from archloom.db.records import CampaignState, LanguageModelCall, Measurement, Origin, Role, TrialSpec
@@ -28,6 +30,7 @@ from archloom.evaluator.executors.inline import InlineExecutor
 from archloom.main import app
 from archloom.rehearsal import repeat
 from archloom.scripted_server import Scripted, ScriptedServer
+from archloom.search_space import zoo
 from archloom.search_space.sampling import Sampler
 
 KEY = "sk-nobody-elses"
@@ -156,6 +159,29 @@ def test_a_model_writes_a_campaign_and_the_record_writes_it_again(write: Write) 
 
 
 @pytest.mark.usefixtures("pretending")
+def test_knowledge_is_found_by_meaning_where_a_server_gives_vectors(write: Write) -> None:
+    def answer(request: Mapping[str, Any]) -> Scripted:
+        if "input" not in request:
+            return writes(request)
+        rows = [
+            {"index": place, "embedding": [math.sin(len(text) * (k + 1)) for k in range(16)]}
+            for place, text in enumerate(request["input"])
+        ]
+        body = {"object": "list", "data": rows, "usage": {"prompt_tokens": 10, "total_tokens": 10}}
+        return Scripted(body=json.dumps(body).encode())
+
+    with ScriptedServer(answer) as server:
+        section = f'[language_model.embeddings]\nbase_url = "{server.url}"\nmodel = "vectors"\nprice = 1.0\n'
+        config = load(write(server.url, of_model=f'{section}key_variable = ""'))
+        assert go(config).state is CampaignState.FINISHED
+    embedded = [call for call in calls(config) if call.role is Role.EMBEDDER]
+    assert len(embedded) >= math.ceil(len(entries()) / 16) + 1
+    assert {(call.prompt_tokens, call.completion_tokens, call.cost) for call in embedded} == {(10, 0, 10_000)}
+    assert {json.loads(call.request)["encoding_format"] for call in embedded} == {"float"}
+    assert is_repeated(config)
+
+
+@pytest.mark.usefixtures("pretending")
 def test_the_command_replays_proposals_and_says_what_differs(write: Write) -> None:
     with ScriptedServer(writes) as server:
         config = load(write(server.url, candidates=2))
@@ -180,11 +206,12 @@ def test_the_command_replays_proposals_and_says_what_differs(write: Write) -> No
         (Scripted(text="x", padding=10_000_000), True),
         (Scripted(text="I would rather not."), True),
         (Scripted(text='{"term": "conjure(x)"}'), True),
+        (Scripted(text=json.dumps({"term": zoo.load("mha", depth=1).text})), True),
         (Scripted(text='{"term": "mix(apply(dot(project(x), project(x)), value(x)), heads=2)"}'), True),
         (Scripted(status=404, body=b'{"error": {"message": "no such model"}}'), False),
         (Scripted(status=401, body=b'{"error": {"message": "key revoked"}}'), False),
     ],
-    ids=["storm", "broken", "cut", "giant", "prose", "unknown", "ill-typed", "model", "key"],
+    ids=["storm", "broken", "cut", "giant", "prose", "unknown", "duplicate", "ill-typed", "model", "key"],
 )
 def test_whatever_a_server_does_the_campaign_comes_to_its_end(write: Write, trouble: Scripted, recovers: bool) -> None:
     """Every second request is in trouble. What can be tried again or repaired is; else another arm proposes."""
