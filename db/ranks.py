@@ -50,11 +50,7 @@ def rung_agreement(
 
     `seed` is the bootstrap's.
     """
-    ranked = []
-    for rung in range(len(protocol.rungs)):
-        finished = {t.candidate.id for t in trials if rung not in t.unfinished}
-        standing = standings(trials, protocol, rung=rung)
-        ranked.append({name: value for name, value in standing.items() if name in finished})
+    ranked = [_finished(trials, protocol, rung=rung) for rung in range(len(protocol.rungs))]
     return tuple(
         agreement(
             ranked[lower],
@@ -67,6 +63,44 @@ def rung_agreement(
         for lower in range(len(ranked))
         for upper in range(lower + 1, len(ranked))
     )
+
+
+def size_agreement(
+    smaller: tuple[Sequence[Trial], Protocol],
+    larger: tuple[Sequence[Trial], Protocol],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> tuple[Agreement, ...]:
+    """Does a campaign rank as another one does, whose models are of another size? One for each rung that both have,
+    over the candidates that finished it in both; baselines are such candidates. `seed` is the bootstrap's.
+
+    Errors: `ValueError` for campaigns that do not measure by the same tasks: then more differs than the size.
+    """
+    (trials, protocol), (others, other) = smaller, larger
+    if protocol.tasks != other.tasks:
+        raise ValueError(
+            "the two campaigns have other tasks; their rankings differ by more than the size of the models"
+        )
+    rungs = range(min(len(protocol.rungs), len(other.rungs)))
+    return tuple(
+        agreement(
+            _finished(trials, protocol, rung=rung),
+            _finished(others, other, rung=rung),
+            names=(f"rung {rung} at width {protocol.width}", f"at width {other.width}"),
+            keep=protocol.rungs[rung].keep,
+            seed=seed,
+            resamples=resamples,
+        )
+        for rung in rungs
+    )
+
+
+def _finished(trials: Sequence[Trial], protocol: Protocol, *, rung: int) -> dict[str, float]:
+    """The standings of the candidates that have finished a rung."""
+    finished = {t.candidate.id for t in trials if rung not in t.unfinished}
+    standing = standings(trials, protocol, rung=rung)
+    return {name: value for name, value in standing.items() if name in finished}
 
 
 def agreement(

@@ -341,6 +341,14 @@ def test_top_ranks_by_rung_and_score(ledger: Path) -> None:
     assert lines[-1].startswith("rank correlation of rung 0 and rung 1, 2 candidates on both: ")
 
 
+def test_top_compares_campaigns_of_other_sizes(ledger: Path) -> None:
+    fill(ledger, name="other")
+    (found,) = answer("top", "--campaign", "small", "--beside", "other")["sizes"][:1]
+    assert (found["lower"], found["n"]) == ("rung 0 at width 32", 3)
+    assert "rung 0 at width 32 and at width 32" in invoke("top", "--campaign", "small", "--beside", "other").stdout
+    assert invoke("top", "--beside", "nobody").exit_code == 3
+
+
 def test_top_writes_not_measured_as_null(ledger: Path) -> None:
     assert answer("top")[0]["flops"] is None
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from archloom.db.ranks import Agreement, agreement, rung_agreement
+from archloom.db.ranks import Agreement, agreement, rung_agreement, size_agreement
 from archloom.db.records import FailureKind, Origin, Protocol, Trial
 
 SeededTrial = Callable[..., Trial]
@@ -140,3 +140,20 @@ def test_rungs_are_compared_over_who_finished_both(seeded_trial: SeededTrial, se
     means = stats.spearmanr([*below, 0.45], [*above, 0.45]).statistic
     assert with_baseline[0].spearman == pytest.approx(means)
     assert rung_agreement(trials, protocol, resamples=100) == found
+
+
+def test_sizes_are_compared_rung_by_rung_over_who_finished_in_both(
+    seeded_trial: SeededTrial, seeded_protocol: SeededProtocol
+) -> None:
+    small = seeded_protocol("mqar", rungs=2, keep=0.5)
+    large = replace(small, width=64, rungs=small.rungs[:1])
+    below, above = [0.9, 0.8, 0.7, 0.6, 0.5, 0.1], [0.5, 0.6, 0.9, 0.2, 0.7]
+    here = [seeded_trial(n, {"mqar": {0: score, 1: score}}) for n, score in enumerate(below)]
+    there = [seeded_trial(n, {"mqar": {0: score, 1: score}}) for n, score in enumerate(above)]
+    there.append(replace(seeded_trial(5, {"mqar": {0: 0.9, 1: 0.9}}), unfinished=frozenset({0})))
+    (found,) = size_agreement((here, small), (there, large), resamples=100)
+    assert (found.lower, found.upper, found.n) == ("rung 0 at width 32", "at width 64", 5)
+    assert found.spearman == pytest.approx(stats.spearmanr(below[:5], above).statistic)
+    assert found.regret == pytest.approx(0.9 - 0.6)
+    with pytest.raises(ValueError, match="other tasks"):
+        size_agreement((here, small), (there, seeded_protocol("parity")))

@@ -37,27 +37,38 @@ def top(
     ] = None,
     rung: RungOption = None,
     limit: Annotated[int, typer.Option("-n", min=1, help="Rows.")] = 20,
+    larger: Annotated[
+        str | None,
+        typer.Option("--beside", metavar="CAMPAIGN", help="Does a campaign of models of another size rank alike?"),
+    ] = None,
     store: StoreOption = None,
     campaign: CampaignOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Print the best candidates beside the baselines."""
+    """Print the best candidates beside the baselines, and whether rungs, or sizes, rank alike."""
     from archloom import display
     from archloom.db import queries
-    from archloom.db.ranks import rung_agreement
+    from archloom.db.ranks import rung_agreement, size_agreement
+    from archloom.errors import ConfigError
 
     with opened(store) as ledger:
         chosen = ledger.campaign(campaign)
         trials, protocol = ledger.history(chosen.name), ledger.protocol(chosen.protocol)
+        other = ledger.campaign(larger) if larger is not None else None
+        beside = (ledger.history(other.name), ledger.protocol(other.protocol)) if other else None
+    try:
+        sizes = size_agreement((trials, protocol), beside) if beside else ()
+    except ValueError as problem:
+        raise ConfigError(f"--beside {larger}: {problem}") from None
     rows = queries.leaderboard(trials, rung=rung)
     if pareto is not None:
         rows = queries.pareto(rows, [name.strip() for name in pareto.split(",")])
     if as_json:
-        display.json_(rows[:limit])
+        display.json_({"rows": rows[:limit], "sizes": sizes} if beside else rows[:limit])
     elif rows:
         display.out(display.leaderboard(rows[:limit]))
-        for found in rung_agreement(trials, protocol):
+        for found in (*rung_agreement(trials, protocol), *sizes):
             display.line(display.agreement(found))
     else:
         display.note("no candidate has such a score yet\n  → archloom failures, or archloom status")
