@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from archloom import campaign
-from archloom.config import Budget, Config, RungSection
+from archloom.config import Arms, Budget, Config, RungSection
 from archloom.db.claims import Claim, Judgement, control, judge
 from archloom.db.queries import leaderboard
 from archloom.db.records import CampaignState, Candidate, Origin, Protocol, Trial
@@ -115,6 +115,8 @@ def _on_fresh_seeds(config: Config, *, seeds: tuple[int, ...], entrants: int) ->
         update={
             "protocol": config.protocol.model_copy(update={"rungs": rungs}),
             "budget": Budget(candidates=entrants),
+            "search": config.search.model_copy(update={"arms": Arms(random=1.0)}),  # nothing is left to propose
+            "language_model": None,
         }
     )
 

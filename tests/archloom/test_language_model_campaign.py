@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from archloom import campaign
+from archloom import campaign, claims
 from archloom.agents.knowledge.entries import entries
 from archloom.arms import recorded_arms
 from archloom.config import Config
@@ -182,12 +182,38 @@ def test_knowledge_is_found_by_meaning_where_a_server_gives_vectors(write: Write
 
 
 @pytest.mark.usefixtures("pretending")
+def test_a_claim_about_what_a_model_wrote_needs_no_model(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(writes) as server:
+        config = load(write(server.url, candidates=3))
+        go(config)
+    monkeypatch.delenv("SCRIPTED_KEY")
+    with Store.open(config.campaign.store) as store:
+        best = next(each for each in store.candidates("small") if each.origin is Origin.LANGUAGE_MODEL)
+        verdict = claims.put(
+            store,
+            "small",
+            candidates=[best.id],
+            seeds=2,
+            executor=None,
+            progress=lambda progress: None,
+            stopping=lambda: 0,
+        )
+        entrants = [each for each in store.candidates(verdict.campaign) if each.origin is not Origin.ZOO]
+    assert verdict.outcome.state is CampaignState.FINISHED
+    assert [(each.id, each.author) for each in entrants] == [(best.id, "scripted")]
+
+
+@pytest.mark.usefixtures("pretending")
 def test_the_command_replays_proposals_and_says_what_differs(write: Write) -> None:
     with ScriptedServer(writes) as server:
         config = load(write(server.url, candidates=2))
         go(config)
     told = CliRunner().invoke(app, ["replay", "--campaign", "small"])
     assert told.exit_code == 0, told.output
+    with Store.open(config.campaign.store) as store:
+        written = next(each for each in store.candidates("small") if each.author)
+    shown = CliRunner().invoke(app, ["show", written.short])
+    assert all(words in shown.stdout for words in ("scripted", "a guess", "mqar +0.100"))
     assert "2 of 2 candidates are proposed again" in told.output
     with Store.open(config.campaign.store) as store, store._engine.begin() as connection:
         connection.exec_driver_sql("UPDATE language_model_calls SET response = replace(response, 'a guess', 'a lie')")
