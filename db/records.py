@@ -357,7 +357,8 @@ class Role(StrEnum):
 class LanguageModelCall:
     """One call, recorded before it is sent and completed by its answer: enough to replay it without the network.
 
-    `key` tells it from all others, `prompt` is the version of its text, `ask` the seed of the proposal it serves.
+    `key` tells it from all others, `prompt` is the version of its text, `ask` the seed of the proposal it serves and
+    `subject` the candidate that it is about, if it is about one.
     While `response` is None the call is in flight, or was lost with its process; its tokens and its `cost`, in
     billionths of the currency of the prices, are then the most that they can be. They stay so if a server counts none.
     """
@@ -369,6 +370,7 @@ class LanguageModelCall:
     endpoint: str
     model: str
     ask: int
+    subject: str | None = None
     request: str
     response: str | None
     prompt_tokens: int

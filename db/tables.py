@@ -193,6 +193,7 @@ class LanguageModelCallRow(Table):
     endpoint: Mapped[str]
     model: Mapped[str]
     ask: Mapped[int] = mapped_column(BigInteger)
+    subject: Mapped[str | None]
     request: Mapped[str] = mapped_column(Prose)
     response: Mapped[str | None] = mapped_column(Prose)
     prompt_tokens: Mapped[int]

@@ -90,7 +90,6 @@ class LanguageModelProposer:
         self.settings, self.record, self.models, self.sampler = settings, record, tuple(models), sampler
         self.protocol, self.about, self.entries, self.lessons = protocol, about, tuple(entries), list(lessons)
         self._keep, self._embedder, self._meanings = keep, embedder, Meanings()
-        self._studied = {lesson.candidate for lesson in lessons}
         self._board, self._census, self._index = Board(protocol), Census(), Index()
         self._indexed: tuple[Entry | Lesson, ...] = ()
         self._system = researcher.system(sampler, protocol=protocol, lets=MAX_LETS)
@@ -133,20 +132,19 @@ class LanguageModelProposer:
 
     def _study(self, model: Model, history: Sequence[Trial], *, ask: int) -> None:
         """A lesson from every candidate of a language model that has come to an end since the last call."""
-        new = [
-            trial
-            for trial in history
-            if trial.candidate.author and trial.results and trial.candidate.id not in self._studied
-        ]
+        written = [trial for trial in history if trial.candidate.author and trial.results]
+        studied = self.record.studied(ask) if written else frozenset()
+        new = [trial for trial in written if trial.candidate.id not in studied]
         known = {trial.candidate.id: trial for trial in history} if new else {}
+        names = {lesson.name for lesson in self.lessons} if new else set()
         for trial in new:
-            self._studied.add(trial.candidate.id)
             try:
                 lesson = self._lesson(model, trial, known, ask=ask)
             except (ProposerFailed, TermError):
                 continue  # the call is on record, and a lesson less stops no search
-            self.lessons.append(lesson)
-            self._keep(lesson)
+            if lesson.name not in names:
+                self.lessons.append(lesson)
+                self._keep(lesson)
 
     def _lesson(self, model: Model, trial: Trial, known: Mapping[str, Trial], *, ask: int) -> Lesson:
         parents = trial.candidate.parents
@@ -158,7 +156,7 @@ class LanguageModelProposer:
             baselines=[each for each in known.values() if each.candidate.origin is Origin.ZOO],
         )
         text, when = self.record.answer(
-            model, _request(Role.ANALYST, messages, seed=int(trial.candidate.id[:7], 16), ask=ask)
+            model, _request(Role.ANALYST, messages, seed=ask, ask=ask, subject=trial.candidate.id)
         )
         evidence = tuple(result.key for result in trial.results)
         return Lesson(text=answers.analyst(text), candidate=trial.candidate.id, evidence=evidence, when=when)
@@ -267,6 +265,13 @@ class _NotNovel(TermError):
     """The critic sends a term back, once for a proposal."""
 
 
-def _request(role: Role, messages: Sequence[Message], *, seed: int, ask: int) -> Request:
-    schema = answers.SCHEMAS[role]
-    return Request(role=role, prompt=prompt(role).title, messages=tuple(messages), schema=schema, seed=seed, ask=ask)
+def _request(role: Role, messages: Sequence[Message], *, seed: int, ask: int, subject: str | None = None) -> Request:
+    return Request(
+        role=role,
+        prompt=prompt(role).title,
+        messages=tuple(messages),
+        schema=answers.SCHEMAS[role],
+        seed=seed,
+        ask=ask,
+        subject=subject,
+    )

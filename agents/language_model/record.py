@@ -62,7 +62,8 @@ class Spending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a model: `prompt` is the version of its text, `seed` goes to the server, `ask` is whose it is.
+    """What is asked of a model: `prompt` is the version of its text, `seed` goes to the server, `ask` is whose it is,
+    `subject` the candidate that it is about, if it is about one.
 
     `schema` is the JSON schema of the answer, for servers that hold their models to one.
     """
@@ -73,6 +74,7 @@ class Request:
     schema: Mapping[str, Any]
     seed: int
     ask: int
+    subject: str | None = None
 
     def body(self, model: Model) -> dict[str, Any]:
         """The body of a chat-completions request."""
@@ -137,10 +139,22 @@ class Record:
             return dict(self._by_model)
 
     def asked(self, ask: int) -> tuple[str, ...]:
-        """The models that were asked for the term of one proposal, each once, in order."""
+        """The models that were asked anything for one proposal, each once, in order."""
         with self._lock:
             calls = [self._calls[key] for key in self._of.get(ask, ())]
-        return tuple(dict.fromkeys(call.model for call in calls if call.role is Role.RESEARCHER))
+        return tuple(dict.fromkeys(call.model for call in calls if call.role is not Role.EMBEDDER))
+
+    def studied(self, ask: int) -> frozenset[str]:
+        """The candidates that an analyst was asked about before this proposal, whatever came of it."""
+        found = set()
+        with self._lock:
+            first = self._of.get(ask, [""])[0]
+            for key, call in self._calls.items():
+                if key == first:
+                    break
+                if call.role is Role.ANALYST and call.subject and call.response is not None:
+                    found.add(call.subject)
+        return frozenset(found)
 
     def off(self, model: Model) -> str:
         """Why a model is not asked again by this process; "" if it is."""
@@ -152,7 +166,9 @@ class Record:
         Errors: `CallFailed` if its server gives no answer, `ProposerFailed` if a limit forbids the call or the answer
         is none; `NotRecorded` if it is not on record and there is no client, `AnswerAwaited` if a person is to give it.
         """
-        call = self._answered(model, request.role, request.prompt, request.body(model), ask=request.ask)
+        call = self._answered(
+            model, request.role, request.prompt, request.body(model), ask=request.ask, subject=request.subject
+        )
         return content(call.response or ""), call.at
 
     def vectors(self, model: Model, texts: Sequence[str], *, ask: int) -> NDArray[np.float32]:
@@ -162,13 +178,14 @@ class Record:
         return vectors(call.response or "", count=len(texts))
 
     def _answered(
-        self, model: Model, role: Role, prompt: str, body: Mapping[str, Any], *, ask: int
+        self, model: Model, role: Role, prompt: str, body: Mapping[str, Any], *, ask: int, subject: str | None = None
     ) -> LanguageModelCall:
         """The call with this body, from the record or made. Errors: as `answer`."""
         written = json.dumps(body, sort_keys=True)
         known = self._answers.get(written)
         if known is None:
-            known = self._call(model, self._most(model, role, prompt, written, parts=_parts(body), ask=ask))
+            most = _most(model, role, prompt, written, parts=_parts(body), ask=ask)
+            known = self._call(model, replace(most, subject=subject))
         failure = _failure(known.response)
         if failure is not None:
             raise CallFailed(failure[0], status=failure[1])
@@ -206,25 +223,6 @@ class Record:
             self._answers[answered.request] = answered
         self._settle(answered)
         return answered
-
-    def _most(self, model: Model, role: Role, prompt: str, written: str, *, parts: int, ask: int) -> LanguageModelCall:
-        """The call at the most that one try can take."""
-        size = len(written.encode()) + TOKENS_OF_FRAME * parts
-        return LanguageModelCall(
-            key=uuid.uuid4().hex,
-            at=datetime.now(UTC),
-            role=role,
-            prompt=prompt,
-            endpoint=model.base_url,
-            model=model.name,
-            ask=ask,
-            request=written,
-            response=None,
-            prompt_tokens=size,
-            completion_tokens=model.max_tokens,
-            cost=price(model, size, model.max_tokens),
-            seconds=0.0,
-        )
 
     def _take(self, most: LanguageModelCall) -> None:
         """Reserve a call. Errors: `ProposerFailed` if it can take more than is left."""
@@ -280,6 +278,26 @@ class Record:
                 f"{call.model} may cost {call.cost / BILLION:.6f} more"
             )
         return ""
+
+
+def _most(model: Model, role: Role, prompt: str, written: str, *, parts: int, ask: int) -> LanguageModelCall:
+    """The call at the most that one try can take."""
+    size = len(written.encode()) + TOKENS_OF_FRAME * parts
+    return LanguageModelCall(
+        key=uuid.uuid4().hex,
+        at=datetime.now(UTC),
+        role=role,
+        prompt=prompt,
+        endpoint=model.base_url,
+        model=model.name,
+        ask=ask,
+        request=written,
+        response=None,
+        prompt_tokens=size,
+        completion_tokens=model.max_tokens,
+        cost=price(model, size, model.max_tokens),
+        seconds=0.0,
+    )
 
 
 def price(model: Model, prompt_tokens: int, completion_tokens: int) -> int:

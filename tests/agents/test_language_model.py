@@ -12,7 +12,7 @@ from archloom.agents.language_model.endpoints import CallFailed, Reply
 from archloom.agents.language_model.proposer import LanguageModelProposer, Settings
 from archloom.agents.language_model.record import NotRecorded, Record
 from archloom.agents.proposer import Proposal, ProposerFailed
-from archloom.db.records import Lesson, Origin, Role, Trial
+from archloom.db.records import LanguageModelCall, Lesson, Origin, Role, Trial
 from archloom.search_space.identity import term_id
 from archloom.search_space.sampling import Sampler
 from archloom.search_space.text import parse
@@ -382,6 +382,45 @@ def test_a_process_killed_between_a_request_and_its_answer_pays_nothing_twice(st
     assert len(left.heard) == 5 - stopped  # five answers in all, each given once
     assert [call.response is None for call in kept.calls.values()].count(True) == 1
     assert [each.text for each in learnt] == ["one", "two"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_proposal_that_goes_on_keeps_the_model_it_began_with(seed: int) -> None:
+    """What was spent before the kill would let another model be drawn: the record says which it was."""
+
+    class Killed(BaseException):
+        pass
+
+    class Mortal(Kept):
+        """Its process is killed when the first answer is stored."""
+
+        def settle(self, call: LanguageModelCall) -> None:
+            super().settle(call)
+            if len(self.calls) == 1:
+                raise Killed
+
+    costly = Reply(text=completion(lesson("one"), usage=(10**7, 10**7)), seconds=0.0)
+    history, kept = [trial(OTHER, 0, (0.5, 0.25))], Mortal()
+    voice = Voice({"analyst": [costly], "researcher": [proposal(GOOD)]})
+    models = [model("tiny"), model("other")]
+
+    def resumed(voice: Voice) -> LanguageModelProposer:
+        record = Record(
+            {"tiny": voice, "other": voice},  # type: ignore[dict-item]
+            known=tuple(kept.calls.values()),
+            reserve=kept.reserve,
+            settle=kept.settle,
+        )
+        return LanguageModelProposer(
+            LEARNING, record=record, models=models, sampler=SAMPLER, protocol=PROTOCOL, about={}, entries=()
+        )
+
+    with pytest.raises(Killed):
+        resumed(voice).ask(history, 1, Random(seed))
+    left = Voice(voice.says)
+    (made,) = resumed(left).ask(history, 1, Random(seed))
+    assert left.roles == ["researcher"]
+    assert {call.model for call in kept.calls.values()} == {made.author}
 
 
 def test_several_proposals_are_separate_requests() -> None:

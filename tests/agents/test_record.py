@@ -219,6 +219,18 @@ def test_many_threads_keep_one_account() -> None:
     assert ledger.spending == {"tiny": Spending(proposals=4, tokens=64 * 18, cost=64 * price(TINY, 11, 7))}
 
 
+def test_what_was_studied_is_known_as_it_was_when_a_proposal_began() -> None:
+    kept = Kept()
+    ledger = record(Voice({"researcher": ["yes"], "analyst": ["one", CallFailed("busy", status=503)]}), kept)
+    ledger.answer(TINY, replace(request(role=Role.ANALYST, ask=1), subject="a"))
+    ledger.answer(TINY, request(ask=2))
+    with pytest.raises(CallFailed):
+        ledger.answer(TINY, replace(request(role=Role.ANALYST, ask=3, seed=9), subject="b"))
+    for known in (ledger, Record({}, known=kept.calls.values())):
+        assert [known.studied(ask) for ask in (1, 2, 3, 4)] == [frozenset(), {"a"}, {"a"}, {"a", "b"}]
+        assert known.asked(1) == known.asked(3) == ("tiny",)
+
+
 def test_grades_are_paid_for_and_count_for_no_proposal() -> None:
     kept = Kept()
     ledger = record(Voice({"researcher": ["yes"], "grader": ["ten"]}), kept)

@@ -34,6 +34,7 @@ def _calls() -> None:
     with op.batch_alter_table("language_model_calls") as calls:
         for name, (kind, _) in CALLS.items():
             calls.add_column(sa.Column(name, kind))
+        calls.add_column(sa.Column("subject", sa.Text()))
     values = ", ".join(f"{name} = {value}" for name, (_, value) in CALLS.items())
     op.execute(f"UPDATE language_model_calls SET {values}")
     with op.batch_alter_table("language_model_calls") as calls:
