@@ -82,7 +82,7 @@ _ALL = (
     ),
     _suite(
         "recall",
-        1,
+        2,
         "what a mixer can look up in its context, symbols and numbers",
         width=16,
         depth=2,
@@ -92,7 +92,6 @@ _ALL = (
             "noisy_recall": 200,
             "passkey": 250,
             "in_context_regression": 300,
-            "test_time_regression": 250,
         },
     ),
     _suite(
