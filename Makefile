@@ -27,7 +27,7 @@ bench-kernels: $(STAMP)
 
 bench-evaluator: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_evaluator.py $(OPTIONS)
-	set -e; for each in gates executors health cost; do echo "== $$each"; $(BIN)/python tests/benchmarks/bench_$$each.py; done
+	set -e; for each in gates executors health cost together; do echo "== $$each"; $(BIN)/python tests/benchmarks/bench_$$each.py; done
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes the first time"

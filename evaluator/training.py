@@ -11,9 +11,9 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -74,49 +74,43 @@ def train(
         raise ValueError(f"training takes at least one step, got {steps}")
     device = next(model.parameters()).device
     evaluations = [batch.to(device) for batch in runner.evaluation_batches()]
-    evaluate_after = _evaluation_steps(steps, batch=runner.batch, sequences=sum(len(b.inputs) for b in evaluations))
+    course = Course(model, runner, evaluations, steps=steps, stopping=stopping)
     optimizer = _optimizer(model, training=training)
-    rule = _rule(stopping, runner)
-    course = _Course(steps=steps, health=Recorder(steps=steps, batch=evaluations[0]))
     for step in range(steps):
         if deadline is not None and time.monotonic() > deadline:
-            return course.failed(FailureKind.TIMEOUT, f"the time limit passed after {step} of {steps} training steps")
+            return course.late()
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * rate(step, steps=steps, warmup=training.warmup)
         batch = runner.training_batch(step, total_steps=steps, seed=seed).to(device)
         loss, norm = _update(model, optimizer, batch=batch, clip=training.clip)
-        course.losses.append(loss)
-        course.health.stepped(norm)
-        course.seconds += time.perf_counter() - started
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = f"the training loss was {loss:.4g} and the gradient norm {norm:.4g}"
-            return course.diverged(f"{what}; {_blame(model, [batch])}")
-        if step + 1 in evaluate_after:
-            tally = evaluate(model, evaluations)
-            if not math.isfinite(tally.total):
-                with torch.no_grad():
-                    return course.diverged(f"the evaluation loss was {tally.loss:.4g}; {_blame(model, evaluations)}")
-            course.scores[step + 1] = runner.score(tally)
-            course.health.observe(model, step=step + 1)
-            if rule and stop(course.scores, step=step + 1, steps=steps, rule=rule):
-                break
-    return course.finished(runner, tally)
+        result = course.stepped(loss, norm, batch=batch, seconds=time.perf_counter() - started)
+        if result is None and step + 1 in course.evaluated_after:
+            result = course.evaluated(evaluate(model, evaluations))
+        if result is not None:
+            return result
+    raise AssertionError("the last step of a run is evaluated, which ends it")
 
 
 def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Tally:
     """Run `model` over `batches` in evaluation mode without gradients; it is left in training mode."""
-    sums: dict[str, list[float]] = {"": [0.0, 0, 0]}
     model.eval()
     with torch.no_grad():
-        for batch in batches:
-            at = batch.scored
-            penalties, right = _judged(answers(model, batch)[at], batch.targets[at])
-            for name, mask in {"": torch.ones_like(at), **batch.slices}.items():
-                chosen = (mask if mask.ndim == at.ndim else mask.unsqueeze(-1).expand_as(at))[at]
-                found = (penalties[chosen].sum().item(), int(right[chosen].sum().item()), int(chosen.sum().item()))
-                sums[name] = [sum(pair) for pair in zip(sums.get(name, (0.0, 0, 0)), found, strict=True)]
+        tally = tallied(batches, (answers(model, batch) for batch in batches))
     model.train()
+    return tally
+
+
+def tallied(batches: Sequence[Batch], outputs: Iterable[Tensor]) -> Tally:
+    """The sums over some batches, for each of which a model said `outputs`."""
+    sums: dict[str, list[float]] = {"": [0.0, 0, 0]}
+    for batch, said in zip(batches, outputs, strict=True):
+        at = batch.scored
+        penalties, right = _judged(said[at], batch.targets[at])
+        for name, mask in {"": torch.ones_like(at), **batch.slices}.items():
+            chosen = (mask if mask.ndim == at.ndim else mask.unsqueeze(-1).expand_as(at))[at]
+            found = (penalties[chosen].sum().item(), int(right[chosen].sum().item()), int(chosen.sum().item()))
+            sums[name] = [sum(pair) for pair in zip(sums.get(name, (0.0, 0, 0)), found, strict=True)]
     tallies = {name: Tally(total=total, correct=int(good), scored=int(n)) for name, (total, good, n) in sums.items()}
     whole = tallies.pop("")
     return replace(whole, slices=tallies)
@@ -215,56 +209,99 @@ def environment(*, device: str = "cpu") -> dict[str, str]:
     }
 
 
-@dataclass(slots=True, kw_only=True)
-class _Course:
-    """What has happened in a run so far: a loss a step, a score by the step after which it was evaluated."""
+class Course:
+    """What has happened in a run so far: a loss a step, a score by the step after which it was evaluated.
 
-    steps: int
-    health: Recorder
-    losses: list[float] = field(default_factory=list)
-    scores: dict[int, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    It is told of every step and every evaluation, and answers with a result where that ends the run. It looks into
+    `model` at evaluations and after a divergence. `evaluated_after` are the steps after which to evaluate.
+    """
 
-    def finished(self, runner: TaskRunner, tally: Tally) -> TrainingResult:
+    def __init__(
+        self,
+        model: nn.Module,
+        runner: TaskRunner,
+        evaluations: Sequence[Batch],
+        *,
+        steps: int,
+        stopping: Stopping | None,
+    ) -> None:
+        sequences = sum(len(batch.inputs) for batch in evaluations)
+        self.evaluated_after = _evaluation_steps(steps, batch=runner.batch, sequences=sequences)
+        self._model, self._runner, self._evaluations, self._steps = model, runner, evaluations, steps
+        self._rule = _rule(stopping, runner)
+        self._health = Recorder(steps=steps, batch=evaluations[0])
+        self._losses: list[float] = []
+        self._scores: dict[int, float] = {}
+        self._seconds = 0.0
+
+    def stepped(self, loss: float, norm: float, *, batch: Batch, seconds: float) -> TrainingResult | None:
+        """After a training step on `batch`: a failure if the loss or the gradient's norm is not finite."""
+        self._losses.append(loss)
+        self._health.stepped(norm)
+        self._seconds += seconds
+        if math.isfinite(loss) and math.isfinite(norm):
+            return None
+        what = f"the training loss was {loss:.4g} and the gradient norm {norm:.4g}"
+        device = next(self._model.parameters()).device
+        return self._diverged(f"{what}; {_blame(self._model, [batch.to(device)])}")
+
+    def evaluated(self, tally: Tally) -> TrainingResult | None:
+        """After an evaluation at the present step: a failure, or the result where it was the last."""
+        if not math.isfinite(tally.total):
+            with torch.no_grad():
+                origin = _blame(self._model, self._evaluations)
+            return self._diverged(f"the evaluation loss was {tally.loss:.4g}; {origin}")
+        step = len(self._losses)
+        self._scores[step] = self._runner.score(tally)
+        self._health.observe(self._model, step=step)
+        early = self._rule and stop(self._scores, step=step, steps=self._steps, rule=self._rule)
+        return self._finished(tally) if early or step == self._steps else None
+
+    def late(self) -> TrainingResult:
+        """The time limit passed."""
+        after = f"after {len(self._losses)} of {self._steps} training steps"
+        return self._failed(FailureKind.TIMEOUT, f"the time limit passed {after}")
+
+    def _finished(self, tally: Tally) -> TrainingResult:
         metrics = {
-            **self.health.metrics(),
-            **runner.metrics(tally),
-            "trained_steps": float(len(self.losses)),
+            **self._health.metrics(),
+            **self._runner.metrics(tally),
+            "trained_steps": float(len(self._losses)),
             "area_under_curve": self._area(),
         }
-        if runner.solved is not None:
-            reached = (step for step, score in self.scores.items() if score >= runner.solved)
+        if self._runner.solved is not None:
+            reached = (step for step, score in self._scores.items() if score >= self._runner.solved)
             metrics["steps_to_95"] = float(next(reached, math.inf))
-        return TrainingResult(score=self._last, metrics=metrics, series=self._series(), seconds=self.seconds)
+        return TrainingResult(score=self._last, metrics=metrics, series=self._series(), seconds=self._seconds)
 
-    def diverged(self, what: str) -> TrainingResult:
-        step = len(self.losses)
-        reason = f"training diverged: at step {step} of {self.steps} {what}"
-        return self.failed(FailureKind.DIVERGED, reason, metrics={"diverged_step": float(step)})
+    def _diverged(self, what: str) -> TrainingResult:
+        step = len(self._losses)
+        reason = f"training diverged: at step {step} of {self._steps} {what}"
+        return self._failed(FailureKind.DIVERGED, reason, metrics={"diverged_step": float(step)})
 
-    def failed(self, kind: FailureKind, reason: str, *, metrics: Mapping[str, float] | None = None) -> TrainingResult:
+    def _failed(self, kind: FailureKind, reason: str, *, metrics: Mapping[str, float] | None = None) -> TrainingResult:
         return TrainingResult(
             score=None,
-            metrics={**self.health.metrics(), **(metrics or {})},
+            metrics={**self._health.metrics(), **(metrics or {})},
             series=self._series(),
-            seconds=self.seconds,
+            seconds=self._seconds,
             failure=Failure(kind=kind, reason=reason),
         )
 
     @property
     def _last(self) -> float:
-        return next(reversed(self.scores.values()))
+        return next(reversed(self._scores.values()))
 
     def _area(self) -> float:
-        points = itertools.pairwise([(0, 0.0), *self.scores.items(), (self.steps, self._last)])
-        return sum((end - start) * (before + after) / 2 for (start, before), (end, after) in points) / self.steps
+        points = itertools.pairwise([(0, 0.0), *self._scores.items(), (self._steps, self._last)])
+        return sum((end - start) * (before + after) / 2 for (start, before), (end, after) in points) / self._steps
 
     def _series(self) -> tuple[Series, ...]:
         """The training loss as means over stretches of steps, the score of every evaluation, and those of health."""
         return (
-            averaged("training_loss", self.losses, steps=self.steps),
-            Series(name="evaluation_score", steps=tuple(self.scores), values=tuple(self.scores.values())),
-            *self.health.series(),
+            averaged("training_loss", self._losses, steps=self._steps),
+            Series(name="evaluation_score", steps=tuple(self._scores), values=tuple(self._scores.values())),
+            *self._health.series(),
         )
 
 

@@ -9,7 +9,7 @@ import os
 import pickle
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +27,10 @@ MEASUREMENT_BYTES = 16 << 20
 
 LETTERS = 100_000
 """What is kept of a failure's reason, from its beginning, and of its traceback, from its end."""
+
+TOGETHER = frozenset({"cuda"})
+"""Devices on which the learning rates of a grid are trained as one batched run. On the CPU that gains too little for
+results that equal those of separate runs up to rounding only."""
 
 Kernels = Literal["chunked", "triton"]
 """Backends that trials run on."""
@@ -132,22 +136,20 @@ def _train(spec: TrialSpec, *, device: str, kernels: Kernels) -> Measurement:
     if device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem("a trial was to run on a GPU and torch sees none here; set the GPUs per worker to 0")
     runner = make_runner(spec.protocol.task(spec.key.task))
-    runs: list[tuple[float, TrainingResult]] = []
+    rates = spec.protocol.training.grid(family(parse(spec.term)))
     with preferring(kernels):
-        for learning_rate in spec.protocol.training.grid(family(parse(spec.term))):
-            run = train_once(
-                spec, runner, learning_rate=learning_rate, deadline=started + spec.timeout_seconds, device=device
-            )
-            runs.append((learning_rate, run.result))
-    learning_rate, best = max(runs, key=lambda run: -1.0 if run[1].score is None else run[1].score)
-    seconds = sum(result.seconds for _, result in runs)
+        runs = train_grid(spec, runner, rates=rates, deadline=started + spec.timeout_seconds, device=device)
+    scores = [-1.0 if run.result.score is None else run.result.score for run in runs]
+    chosen = scores.index(max(scores))
+    run, best = runs[chosen], runs[chosen].result
+    seconds = sum(run.result.seconds for run in runs)
     measured = {
         "model_parameters": float(sum(p.numel() for p in run.model.parameters())),
-        "learning_rate": learning_rate,
+        "learning_rate": rates[chosen],
         "train_seconds": seconds,
     }
     if best.failure is None:
-        measured["steps_per_second"] = sum(run.metrics.get("trained_steps", 0.0) for _, run in runs) / seconds
+        measured["steps_per_second"] = sum(run.result.metrics.get("trained_steps", 0.0) for run in runs) / seconds
     return Measurement(
         key=spec.key,
         score=best.score,
@@ -166,6 +168,39 @@ class Run:
     model: "Model"
     result: "TrainingResult"
     environment: Mapping[str, str]
+
+
+def train_grid(
+    spec: TrialSpec, runner: "TaskRunner", *, rates: Sequence[float], deadline: float, device: str = "cpu"
+) -> list[Run]:
+    """Train the candidate at each of some learning rates, from the same weights and on the same data.
+
+    On a device of `TOGETHER` all at once, which the runs' environment says: results are then equal to those of
+    separate runs up to rounding, and a time limit that passes ends all of them. Elsewhere one after another, each as
+    `train_once` would; the other arguments are its own.
+    """
+    if device not in TOGETHER or len(rates) == 1:
+        return [train_once(spec, runner, learning_rate=each, deadline=deadline, device=device) for each in rates]
+    from archloom.evaluator.model import build_model
+    from archloom.evaluator.together import Replicate, train_together
+    from archloom.evaluator.training import deterministic, environment
+
+    protocol, seed = spec.protocol, spec.key.seed
+    task = protocol.task(spec.key.task)
+    with deterministic(seed, threads=protocol.threads):
+        models = [build_model(spec.term, protocol=protocol, task=task, seed=seed).to(device) for _ in rates]
+        results = train_together(
+            [Replicate(model=model, seed=seed, learning_rate=each) for model, each in zip(models, rates, strict=True)],
+            runner,
+            training=protocol.training,
+            steps=spec.steps,
+            deadline=deadline,
+            stopping=protocol.stopping,
+        )
+        surroundings = {**environment(device=device), "together": str(len(rates))}
+    return [
+        Run(model=model, result=result, environment=surroundings) for model, result in zip(models, results, strict=True)
+    ]
 
 
 def train_once(

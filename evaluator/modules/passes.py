@@ -30,6 +30,7 @@ from archloom.evaluator.modules.served import (
     long_convolution,
     resolvent,
     sparse_state,
+    unmasked_softmax,
     windowed_linear_attention,
     windowed_resolvent,
 )
@@ -377,8 +378,7 @@ class Pass(Operator):
         """Noncausal or cross: every query sees every source."""
         q, k = self.joined_features(flow, self.plan)
         k, value = self.behind_sink(k), self.behind_sink(self.inputs[1](flow.keys))
-        q, k, value = (spread(each, self.heads).transpose(1, 2) for each in (q, k, value))
-        return functional.scaled_dot_product_attention(q, k, value, scale=1.0).transpose(1, 2)
+        return unmasked_softmax(*(spread(each, self.heads) for each in (q, k, value)))
 
     def convolve(self, flow: Flow) -> Tensor:
         """Causal, or with the same filter to both sides."""

@@ -20,7 +20,7 @@ TOLERANCE = 0.02
 TIMING = frozenset({"train_seconds", "steps_per_second"})
 """Metrics that measure the machine and not the candidate."""
 
-DETERMINES = ("torch", "cpu_capability", "threads", "device", "kernels")
+DETERMINES = ("torch", "cpu_capability", "threads", "device", "kernels", "together")
 """Entries of the environment on which bits depend."""
 
 
