@@ -119,11 +119,11 @@ _ALL = (
     ),
     _suite(
         "patterns",
-        1,
+        2,
         "the four attention patterns, scores kept apart: causal or not, self or cross",
         width=16,
         depth=2,
-        steps={"mirror": 300, "mqar": 600, "set_recall": 300, "translation": 300, "compositional": 400},
+        steps={"mirror": 500, "mqar": 600, "set_recall": 300, "translation": 300},
     ),
     _suite(
         "lm",

@@ -77,7 +77,7 @@ def test_the_gap_grows_over_the_ramp() -> None:
     check(runner.training_batch(0, total_steps=100, seed=0), gaps={0})
     check(runner.training_batch(20, total_steps=100, seed=0), gaps={0, 1, 2})
     check(runner.training_batch(40, total_steps=100, seed=0), gaps=set(range(5)))
-    fixed = make_runner(replace(MIRROR, options=(("gap", 4), ("ramp", 0.0))))
+    fixed = make_runner(replace(MIRROR, options=(("gap", 4), ("holes", 4), ("ramp", 0.0))))
     check(fixed.training_batch(0, total_steps=100, seed=0), gaps=set(range(5)))
 
 
