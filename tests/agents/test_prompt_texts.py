@@ -68,7 +68,7 @@ PINNED = {
 """Digests of the prompts: a text that changes takes a new version, and its digest is written here anew."""
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.EMBEDDER])
 def test_a_prompt_keeps_its_text_as_long_as_it_keeps_its_version(role: Role) -> None:
     found = prompt(role)
     digest = hashlib.sha256(f"{found.system}\0{found.user}".encode()).hexdigest()[:12]

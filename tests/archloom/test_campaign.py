@@ -217,7 +217,7 @@ class _Small:
 def test_an_exhausted_space_is_said_plainly(
     configuration: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("archloom.campaign.make_arms", lambda config, store: {"random": _Small()})
+    monkeypatch.setattr("archloom.campaign.make_arms", lambda config, store, protocol: {"random": _Small()})
     config = configuration(tmp_path, "search.arms={random=1.0}", "executor.kind=inline")
     with Store.open(config.campaign.store, create=True) as store:
         with pytest.raises(ConfigError, match=r"after 3: .*max_size"):

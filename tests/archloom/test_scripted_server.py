@@ -82,7 +82,7 @@ def test_models_are_listed_and_other_addresses_are_not_there() -> None:
         http = connection(server)
         http.request("GET", "/v1/models")
         assert [each["id"] for each in json.loads(http.getresponse().read())["data"]] == ["one", "two"]
-        for method, path, body in (("GET", "/", None), ("POST", "/v1/embeddings", "{}")):
+        for method, path, body in (("GET", "/", None), ("POST", "/v1/completions", "{}")):
             http.request(method, path, body)
             response = http.getresponse()
             response.read()
