@@ -44,6 +44,7 @@ class Census:
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
         self._bags: Bags = np.zeros((64, len(_COLUMNS)), dtype=np.int8)
+        self._sizes: list[int] = []
 
     def relatives(self, term: Term, trials: Sequence[Trial], *, within: int) -> tuple[Relative, ...]:
         """The nearest of the trials, at most `ALIGNED`, that differ by fewer than `within` operations; nearest first.
@@ -55,7 +56,7 @@ class Census:
             if trial.candidate.id not in self._rows:
                 self._count(trial)
         rows = [self._rows[trial.candidate.id] for trial in trials]
-        apart = np.abs(self._bags[rows] - bag(term)).sum(axis=1, dtype=np.int32)
+        apart = self._apart(bag(term))[rows]
         near = np.flatnonzero(apart < 2 * within)
         nearest = near[np.argsort(apart[near], kind="stable")][:ALIGNED].tolist()
         found = [
@@ -64,11 +65,19 @@ class Census:
         ]
         return tuple(sorted((each for each in found if each.distance < within), key=lambda each: each.distance))
 
+    def _apart(self, counts: Bags) -> NDArray[np.int32]:
+        """The sum of the differences from each bag [rows]: its size, but for the columns that the term has too."""
+        columns = np.flatnonzero(counts)
+        shared = self._bags[: len(self._sizes), columns].astype(np.int32)
+        here: NDArray[np.int32] = np.abs(shared - counts[columns]).sum(axis=1) - shared.sum(axis=1)
+        return here + np.array(self._sizes, dtype=np.int32)
+
     def _count(self, trial: Trial) -> None:
         row = self._rows[trial.candidate.id] = len(self._rows)
         if row == len(self._bags):
             self._bags = np.vstack([self._bags, np.zeros_like(self._bags)])
         self._bags[row] = bag(parse(trial.candidate.term))
+        self._sizes.append(int(self._bags[row].sum(dtype=np.int32)))
 
 
 def bag(term: Term) -> Bags:

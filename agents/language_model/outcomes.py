@@ -14,22 +14,24 @@ def outcomes(history: Sequence[Trial], board: Board) -> dict[str, float]:
     Trials go by the highest rung they completed and their fitness there. What has no result yet has no outcome.
     `board` holds the history.
     """
-    judged = [
-        (trial, made)
-        for trial in history
-        if trial.candidate.origin is not Origin.ZOO
-        and ((made := board.digest(trial.candidate.id)).failure is not None or made.rung >= 0)
-    ]
-    if not judged:
-        return {}
-    rungs = np.array([-1 if made.failure is not None else made.rung for _, made in judged])
-    fitness = np.array([_fitness(trial, made.rung) if made.failure is None else 0.0 for trial, made in judged])
-    order = np.lexsort((fitness, rungs))
-    places = np.empty(len(judged))
-    places[order] = np.arange(len(judged))
-    places[rungs < 0] = 0.0
-    placed = (places / max(1, len(judged) - 1)).tolist()
-    return {trial.candidate.id: place for (trial, _), place in zip(judged, placed, strict=True)}
+    names, rungs, fitness = [], [], []
+    for trial in history:
+        if trial.candidate.origin is Origin.ZOO:
+            continue
+        made = board.digest(trial.candidate.id)
+        if made.failure is not None:
+            rungs.append(-1)
+            fitness.append(0.0)
+        elif made.rung >= 0:
+            rungs.append(made.rung)
+            fitness.append(_fitness(trial, made.rung))
+        else:
+            continue
+        names.append(trial.candidate.id)
+    places = np.empty(len(names))
+    places[np.lexsort((fitness, rungs))] = np.arange(len(names)) / max(1, len(names) - 1)
+    places[np.array(rungs) < 0] = 0.0
+    return dict(zip(names, places.tolist(), strict=True))
 
 
 def _fitness(trial: Trial, rung: int) -> float:
