@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from archloom.db.records import Origin, Trial
+from archloom.db.records import LanguageModelCall, Origin, Trial
 from archloom.errors import ArchloomError
 from archloom.search_space.terms import Term
 
@@ -19,7 +19,11 @@ class ProposerFailed(ArchloomError):
 
 
 class AnswerAwaited(ArchloomError):
-    """An arm waits for an answer that a person gives: the campaign stops until it is there."""
+    """An arm waits for an answer to `call` that a person gives: the campaign stops until it is there."""
+
+    def __init__(self, call: LanguageModelCall) -> None:
+        super().__init__(f"the {call.role} is to be answered by hand: archloom propose --dry-run")
+        self.call = call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -353,6 +353,10 @@ class Role(StrEnum):
     EMBEDDER = "embedder"
 
 
+BILLION = 1_000_000_000
+"""What costs are whole numbers of: billionths of a currency."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModelCall:
     """One call, recorded before it is sent and completed by its answer: enough to replay it without the network.

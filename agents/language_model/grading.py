@@ -56,14 +56,7 @@ def _answer(record: Record, model: Model, messages: Sequence[Message], *, seed: 
     it."""
     while True:
         known = len(record.calls)
-        request = Request(
-            role=Role.GRADER,
-            prompt=prompt(Role.GRADER).title,
-            messages=tuple(messages),
-            schema=answers.SCHEMAS[Role.GRADER],
-            seed=seed,
-            ask=ask,
-        )
+        request = Request(role=Role.GRADER, messages=tuple(messages), seed=seed, ask=ask)
         try:
             return record.answer(model, request)[0]
         except CallFailed:

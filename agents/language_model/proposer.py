@@ -23,7 +23,6 @@ from archloom.agents.language_model.endpoints import CallFailed, Model
 from archloom.agents.language_model.lengths import room_beside
 from archloom.agents.language_model.novelty import Census
 from archloom.agents.language_model.outcomes import outcomes
-from archloom.agents.language_model.prompting import prompt
 from archloom.agents.language_model.record import Message, Record, Request
 from archloom.agents.language_model.situation import Situation, situation
 from archloom.agents.language_model.written import MAX_LETS, architecture, parent_of
@@ -155,9 +154,8 @@ class LanguageModelProposer:
             parent=known.get(parents[0]) if parents else None,
             baselines=[each for each in known.values() if each.candidate.origin is Origin.ZOO],
         )
-        text, when = self.record.answer(
-            model, _request(Role.ANALYST, messages, seed=ask, ask=ask, subject=trial.candidate.id)
-        )
+        request = Request(role=Role.ANALYST, messages=messages, seed=ask, ask=ask, subject=trial.candidate.id)
+        text, when = self.record.answer(model, request)
         evidence = tuple(result.key for result in trial.results)
         return Lesson(text=answers.analyst(text), candidate=trial.candidate.id, evidence=evidence, when=when)
 
@@ -212,15 +210,15 @@ class LanguageModelProposer:
         messages, reason, criticised = list(brief.messages), "", not self.settings.critic
         for repair in range(self.settings.repairs + 1):
             role = Role.REPAIR if repair else Role.RESEARCHER
-            text, _ = self.record.answer(model, _request(role, messages, seed=ask, ask=ask))
+            request = Request(role=role, messages=tuple(messages), seed=ask, ask=ask)
+            text, _ = self.record.answer(model, request)
             try:
                 answer = answers.researcher(text, tasks=[task.name for task in self.protocol.tasks])
                 parent = parent_of(answer, brief.history)
                 term = architecture(answer, parent=parent, sampler=self.sampler, tried=brief.tried)
                 if not criticised:
-                    criticised = self._criticise(model, term, answer.hypothesis, brief.history, ask=ask)
-            except _NotNovel as refusal:
-                criticised, reason = True, str(refusal)
+                    criticised = True
+                    self._criticise(model, term, answer.hypothesis, brief.history, ask=ask)
             except TermError as refusal:
                 reason = str(refusal)
             else:
@@ -239,39 +237,19 @@ class LanguageModelProposer:
 
     # -- the critic ---------------------------------------------------------------------------------------------------
 
-    def _criticise(self, model: Model, term: Term, hypothesis: str, history: Sequence[Trial], *, ask: int) -> bool:
-        """True when the term counts as novel: far from all that was tried, or in the critic's opinion.
-
-        Errors: `_NotNovel`. A critic that gives no opinion is passed over.
-        """
+    def _criticise(self, model: Model, term: Term, hypothesis: str, history: Sequence[Trial], *, ask: int) -> None:
+        """Errors: `TermError` for a close relative of what was tried in which the critic finds nothing new. A critic
+        that gives no opinion is passed over."""
         relatives = self._census.relatives(term, history, within=self.settings.novelty)
         if not relatives:
-            return True
+            return
         told = [(relative.trial, relative.changes) for relative in relatives]
         messages = other_roles.critic(term.text, hypothesis=hypothesis, relatives=told, protocol=self.protocol)
         try:
-            text, _ = self.record.answer(model, _request(Role.CRITIC, messages, seed=ask, ask=ask))
+            text, _ = self.record.answer(model, Request(role=Role.CRITIC, messages=messages, seed=ask, ask=ask))
             verdict = answers.critic(text)
         except (ProposerFailed, TermError):
-            return True
+            return
         if not verdict.novel:
-            raise _NotNovel(
-                f"a critic finds nothing new in it beside {relatives[0].trial.candidate.short}: {verdict.reason}"
-            )
-        return True
-
-
-class _NotNovel(TermError):
-    """The critic sends a term back, once for a proposal."""
-
-
-def _request(role: Role, messages: Sequence[Message], *, seed: int, ask: int, subject: str | None = None) -> Request:
-    return Request(
-        role=role,
-        prompt=prompt(role).title,
-        messages=tuple(messages),
-        schema=answers.SCHEMAS[role],
-        seed=seed,
-        ask=ask,
-        subject=subject,
-    )
+            nearest = relatives[0].trial.candidate.short
+            raise TermError(f"a critic finds nothing new in it beside {nearest}: {verdict.reason}")

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archloom.agents.language_model.answers import content, usage, vectors
+from archloom.agents.language_model.answers import SCHEMAS, content, usage, vectors
 from archloom.agents.language_model.endpoints import CallFailed, Client, Model
+from archloom.agents.language_model.prompting import prompt
 from archloom.agents.proposer import AnswerAwaited, ProposerFailed
-from archloom.db.records import LanguageModelCall, Role
+from archloom.db.records import BILLION, LanguageModelCall, Role
 
-BILLION = 1_000_000_000
 TOKENS_OF_FRAME = 16
 """Tokens that a server's chat template adds to a message, at most."""
 OFF = (401, 403, 404)
@@ -62,19 +62,19 @@ class Spending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of a model: `prompt` is the version of its text, `seed` goes to the server, `ask` is whose it is,
-    `subject` the candidate that it is about, if it is about one.
-
-    `schema` is the JSON schema of the answer, for servers that hold their models to one.
-    """
+    """What is asked of a model in a role: `seed` goes to the server, `ask` is the seed of the proposal that it serves,
+    `subject` the candidate that it is about, if it is about one."""
 
     role: Role
-    prompt: str
     messages: tuple[Message, ...]
-    schema: Mapping[str, Any]
     seed: int
     ask: int
     subject: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The version of its role's text."""
+        return prompt(self.role).title
 
     def body(self, model: Model) -> dict[str, Any]:
         """The body of a chat-completions request."""
@@ -85,7 +85,7 @@ class Request:
             "max_completion_tokens": model.max_tokens,
         }
         if model.structured:
-            form = {"name": self.role.value, "strict": True, "schema": self.schema}
+            form = {"name": self.role.value, "strict": True, "schema": SCHEMAS[self.role]}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         return body
 
@@ -94,7 +94,7 @@ class Record:
     """The calls of one campaign. `clients` reach the models by name; without any, only the record answers.
 
     `reserve` and `settle` store a call before and after it is made. `by_hand` says that what is not on record is
-    answered by a person, later. Safe for several threads.
+    answered by a person, later, but for embeddings, which no person can give. Safe for several threads.
     """
 
     def __init__(
@@ -178,13 +178,13 @@ class Record:
         return vectors(call.response or "", count=len(texts))
 
     def _answered(
-        self, model: Model, role: Role, prompt: str, body: Mapping[str, Any], *, ask: int, subject: str | None = None
+        self, model: Model, role: Role, version: str, body: Mapping[str, Any], *, ask: int, subject: str | None = None
     ) -> LanguageModelCall:
         """The call with this body, from the record or made. Errors: as `answer`."""
         written = json.dumps(body, sort_keys=True)
         known = self._answers.get(written)
         if known is None:
-            most = _most(model, role, prompt, written, parts=_parts(body), ask=ask)
+            most = _most(model, role, version, written, parts=_parts(body), ask=ask)
             known = self._call(model, replace(most, subject=subject))
         failure = _failure(known.response)
         if failure is not None:
@@ -192,9 +192,9 @@ class Record:
         return known
 
     def _call(self, model: Model, most: LanguageModelCall) -> LanguageModelCall:
+        if self._by_hand and most.role is not Role.EMBEDDER:
+            raise AnswerAwaited(most)
         client = self._clients.get(model.name)
-        if self._by_hand:
-            raise AnswerAwaited(f"the {most.role} is to be answered by hand: archloom propose --dry-run")
         if client is None:
             raise NotRecorded(f"the record has no answer of {model.name} to this request")
         if model.name in self._off:
@@ -209,13 +209,13 @@ class Record:
             response, lost = json.dumps({"error": {"message": str(problem), "status": problem.status}}), problem.lost
             if problem.status in OFF:
                 self._off[model.name] = str(problem)
-        prompt, completion = tokens or (most.prompt_tokens, most.completion_tokens)
+        told, said = tokens or (most.prompt_tokens, most.completion_tokens)
         answered = replace(
             most,
             response=response,
-            prompt_tokens=prompt + lost * most.prompt_tokens,
-            completion_tokens=completion + lost * most.completion_tokens,
-            cost=price(model, prompt, completion) + lost * most.cost,
+            prompt_tokens=told + lost * most.prompt_tokens,
+            completion_tokens=said + lost * most.completion_tokens,
+            cost=price(model, told, said) + lost * most.cost,
             seconds=time.monotonic() - started,
         )
         with self._lock:
@@ -280,14 +280,14 @@ class Record:
         return ""
 
 
-def _most(model: Model, role: Role, prompt: str, written: str, *, parts: int, ask: int) -> LanguageModelCall:
+def _most(model: Model, role: Role, version: str, written: str, *, parts: int, ask: int) -> LanguageModelCall:
     """The call at the most that one try can take."""
     size = len(written.encode()) + TOKENS_OF_FRAME * parts
     return LanguageModelCall(
         key=uuid.uuid4().hex,
         at=datetime.now(UTC),
         role=role,
-        prompt=prompt,
+        prompt=version,
         endpoint=model.base_url,
         model=model.name,
         ask=ask,
@@ -302,8 +302,8 @@ def _most(model: Model, role: Role, prompt: str, written: str, *, parts: int, as
 
 def price(model: Model, prompt_tokens: int, completion_tokens: int) -> int:
     """What a call costs, in billionths of the currency, rounded up. Prices are per million tokens."""
-    prompt, completion = Decimal(repr(model.prompt_price)), Decimal(repr(model.completion_price))
-    return ceil(1000 * (prompt_tokens * prompt + completion_tokens * completion))
+    told, said = Decimal(repr(model.prompt_price)), Decimal(repr(model.completion_price))
+    return ceil(1000 * (prompt_tokens * told + completion_tokens * said))
 
 
 def _parts(body: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from archloom.db.effects import BOUND, combined, marks
-from archloom.db.records import LanguageModelCall, Origin, Protocol, Trial
+from archloom.db.records import BILLION, LanguageModelCall, Origin, Protocol, Trial
 from archloom.db.statistics import CONFIDENCE, superiority
 from archloom.errors import ConfigError
 
@@ -28,7 +28,6 @@ Cost = Literal["candidates", "evaluations", "money"]
 COSTS: tuple[Cost, ...] = ("candidates", "evaluations", "money")
 """What can be held equal."""
 
-BILLION = 1_000_000_000
 HOUR = 3600
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from archloom.agents.evolution import Evolution
 from archloom.agents.proposer import Proposer
 from archloom.agents.random_search import RandomSearch
-from archloom.config import Config, EmbeddingsSection, ModelSection
-from archloom.db.records import Lesson, Protocol
+from archloom.config import Config, EndpointSection
+from archloom.db.records import BILLION, Lesson, Protocol
 from archloom.db.store import Store
 from archloom.errors import EnvironmentProblem
 from archloom.evaluator.task_kinds import kind_name
@@ -26,7 +26,7 @@ ARM = "language_model"
 def make_arms(config: Config, store: Store, *, protocol: Protocol) -> dict[str, Proposer]:
     """The arms by name. Random and evolution are always there: other arms fall back on them.
 
-    Errors: `EnvironmentProblem` for a key that is not set, `NotFoundError` for lessons of a campaign that is not there.
+    Errors: `NotFoundError` for lessons of a campaign that is not there.
     """
     arms = own_arms(config)
     if takes_part(config):
@@ -34,8 +34,8 @@ def make_arms(config: Config, store: Store, *, protocol: Protocol) -> dict[str, 
         arms[ARM] = make_language_model(
             config,
             protocol,
-            record=make_record(config, store, keys=require_keys(config)),
-            lessons=(*earlier_lessons(config, store), *store.lessons(name)),
+            record=make_record(config, store),
+            lessons=known_lessons(config, store),
             keep=lambda lesson: store.add_lesson(name, lesson),
         )
     return arms
@@ -45,9 +45,8 @@ def recorded_arms(config: Config, store: Store, *, protocol: Protocol) -> dict[s
     """The same without a network: a language model says what it said before, and learns it anew."""
     arms = own_arms(config)
     if takes_part(config):
-        record = make_record(config, store, keys=None)
-        lessons = earlier_lessons(config, store)
-        arms[ARM] = make_language_model(config, protocol, record=record, lessons=lessons, keep=lambda lesson: None)
+        record = make_record(config, store, online=False)
+        arms[ARM] = make_language_model(config, protocol, record=record, lessons=earlier_lessons(config, store))
     return arms
 
 
@@ -57,39 +56,47 @@ def earlier_lessons(config: Config, store: Store) -> tuple[Lesson, ...]:
     return tuple(lesson for name in config.language_model.lessons_from for lesson in store.lessons(name))
 
 
+def known_lessons(config: Config, store: Store) -> tuple[Lesson, ...]:
+    """Those and the campaign's own. Errors: `NotFoundError`."""
+    return (*earlier_lessons(config, store), *store.lessons(config.campaign.name))
+
+
 def takes_part(config: Config) -> bool:
     """Whether the language-model arm has a share of the candidates."""
     return config.search.arms.language_model > 0
 
 
-def missing_key(model: ModelSection | EmbeddingsSection) -> bool:
+def key_of(model: EndpointSection) -> str:
+    """The key of a model, "" where it needs none or the environment does not hold it."""
+    return os.environ.get(model.key_variable, "") if model.key_variable else ""
+
+
+def missing_key(model: EndpointSection) -> bool:
     """Whether a model needs a key that the environment does not hold."""
-    return bool(model.key_variable) and not os.environ.get(model.key_variable)
+    return bool(model.key_variable) and not key_of(model)
 
 
-def require_keys(config: Config) -> tuple[str, ...]:
-    """The keys of the models. Errors: `EnvironmentProblem` for those that are not set, with what to do."""
+def require_keys(config: Config) -> None:
+    """Errors: `EnvironmentProblem` for keys of models that are to be asked and are not set, with what to do."""
     section = config.language_model
-    models = section.models if section and takes_part(config) else ()
-    if section and section.by_hand:
-        return ("",) * len(models)
-    named: dict[str, ModelSection | EmbeddingsSection] = {
-        f"language_model.models[{place}]": model for place, model in enumerate(models)
+    if section is None or section.by_hand or not takes_part(config):
+        return
+    named: dict[str, EndpointSection] = {
+        f"language_model.models[{place}]": model for place, model in enumerate(section.models)
     }
-    if models and section and section.embeddings:
+    if section.embeddings:
         named["language_model.embeddings"] = section.embeddings
     missing = {place: model for place, model in named.items() if missing_key(model)}
-    problems = [
-        f"{place} ({model.model}): the environment variable {model.key_variable} is not set"
-        for place, model in missing.items()
-    ]
-    if problems:
+    if missing:
+        problems = [
+            f"{place} ({model.model}): the environment variable {model.key_variable} is not set"
+            for place, model in missing.items()
+        ]
         variable = next(iter(missing.values())).key_variable
         raise EnvironmentProblem(
             "\n".join(problems) + f'\n  → export {variable}=..., or key_variable = "" for a server that needs no key,'
             "\n    or leave the arm out: --set search.arms.language_model=0"
         )
-    return tuple(os.environ.get(model.key_variable, "") if model.key_variable else "" for model in models)
 
 
 def own_arms(config: Config) -> dict[str, Proposer]:
@@ -111,25 +118,27 @@ def make_sampler(config: Config) -> Sampler:
     )
 
 
-def make_record(config: Config, store: Store, *, keys: Sequence[str] | None) -> "Record":
-    """The record of a campaign's calls, which stores what is asked with these keys; without keys nothing is asked."""
+def make_record(config: Config, store: Store, *, online: bool = True) -> "Record":
+    """The record of a campaign's calls, which stores what is asked; only the record answers where it is not `online`,
+    and where a person is to answer."""
     from archloom.agents.language_model.endpoints import Client
-    from archloom.agents.language_model.record import BILLION, Limits, Record
+    from archloom.agents.language_model.record import Limits, Record
 
-    name, money = config.campaign.name, config.budget.money
-    models = () if keys is None else (*make_models(config, keys), *make_embedder(config, key=embedding_key(config)))
+    assert config.language_model is not None
+    name, money, by_hand = config.campaign.name, config.budget.money, online and config.language_model.by_hand
+    models = (*make_models(config), *filter(None, [make_embedder(config)])) if online and not by_hand else ()
     return Record(
         {model.name: Client(model) for model in models},
         known=store.calls(name),
         reserve=lambda call: store.reserve_call(name, call),
         settle=lambda call: store.settle_call(name, call),
         limits=Limits(tokens=config.budget.tokens, cost=None if money is None else round(BILLION * money)),
-        by_hand=keys is not None and config.language_model is not None and config.language_model.by_hand,
+        by_hand=by_hand,
     )
 
 
-def make_models(config: Config, keys: Sequence[str]) -> tuple["Model", ...]:
-    """The models of a configuration, with their keys."""
+def make_models(config: Config) -> tuple["Model", ...]:
+    """The models that write, with their keys where the environment holds them."""
     from archloom.agents.language_model.endpoints import Model
 
     assert config.language_model is not None
@@ -137,7 +146,7 @@ def make_models(config: Config, keys: Sequence[str]) -> tuple["Model", ...]:
         Model(
             name=model.model,
             base_url=model.base_url,
-            key=key,
+            key=key_of(model),
             prompt_price=model.prompt_price,
             completion_price=model.completion_price,
             weight=model.weight,
@@ -147,38 +156,36 @@ def make_models(config: Config, keys: Sequence[str]) -> tuple["Model", ...]:
             retries=model.retries,
             concurrency=model.concurrency,
         )
-        for model, key in zip(config.language_model.models, keys, strict=True)
+        for model in config.language_model.models
     )
 
 
-def make_embedder(config: Config, *, key: str = "") -> tuple["Model", ...]:
+def make_embedder(config: Config) -> "Model | None":
     """The model of embeddings, if there is one."""
     from archloom.agents.language_model.endpoints import Model
 
     section = config.language_model.embeddings if config.language_model else None
     if section is None:
-        return ()
-    return (
-        Model(
-            name=section.model,
-            base_url=section.base_url,
-            key=key,
-            prompt_price=section.price,
-            completion_price=section.price,
-            max_tokens=0,
-            deadline=section.deadline_seconds,
-            retries=section.retries,
-        ),
+        return None
+    return Model(
+        name=section.model,
+        base_url=section.base_url,
+        key=key_of(section),
+        prompt_price=section.price,
+        completion_price=section.price,
+        max_tokens=0,
+        deadline=section.deadline_seconds,
+        retries=section.retries,
     )
 
 
-def embedding_key(config: Config) -> str:
-    section = config.language_model.embeddings if config.language_model else None
-    return os.environ.get(section.key_variable, "") if section and section.key_variable else ""
-
-
 def make_language_model(
-    config: Config, protocol: Protocol, *, record: "Record", lessons: Sequence[Lesson], keep: Callable[[Lesson], None]
+    config: Config,
+    protocol: Protocol,
+    *,
+    record: "Record",
+    lessons: Sequence[Lesson],
+    keep: Callable[[Lesson], None] = lambda lesson: None,
 ) -> Proposer:
     """The language-model arm over a record of calls. `lessons` are known beforehand, `keep` stores a new one.
 
@@ -201,12 +208,12 @@ def make_language_model(
             novelty=section.novelty,
         ),
         record=record,
-        models=make_models(config, [""] * len(section.models)),
+        models=make_models(config),
         sampler=make_sampler(config),
         protocol=protocol,
         about={task.name: KINDS[kind_name(task)].about for task in protocol.tasks},
         entries=everything(Path(folder) if folder else None) if section.knowledge else (),
-        embedder=next(iter(() if section.by_hand else make_embedder(config)), None),
+        embedder=make_embedder(config),
         lessons=lessons,
         keep=keep,
     )

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from random import Random
 
 from pydantic import ValidationError
 
@@ -19,7 +18,7 @@ from archloom.config import Arms, Config, LanguageModel, ModelSection, Ray
 from archloom.db.records import CampaignState, LanguageModelCall, Origin
 from archloom.db.store import Store
 from archloom.errors import ConfigError
-from archloom.planner import REPEATS
+from archloom.planner import REPEATS, generator
 from archloom.progress import Progress
 from archloom.scripted_server import ScriptedServer
 
@@ -222,7 +221,7 @@ def _by_candidate(config: Config, store: Store, *, first: int) -> dict[int, list
         for candidate in store.candidates(name):
             if candidate.origin is not Origin.ZOO:
                 for number in range(REPEATS + 1):
-                    ask = Random(f"{config.campaign.seed} {candidate.index} {number}").getrandbits(31)
+                    ask = generator(config.campaign.seed, index=candidate.index, number=number).getrandbits(31)
                     places.setdefault(ask, candidate.index)
     found: dict[int, list[LanguageModelCall]] = defaultdict(list)
     for call in calls:

@@ -7,16 +7,15 @@ what the model will have said when the campaign goes on.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from random import Random
 
-from archloom.agents.language_model.endpoints import Client
 from archloom.agents.language_model.record import Record
-from archloom.agents.proposer import Proposal, Proposer, ProposerFailed
-from archloom.arms import ARM, earlier_lessons, make_language_model, make_models, own_arms, takes_part
+from archloom.agents.proposer import AnswerAwaited, Proposer, ProposerFailed
+from archloom.arms import ARM, known_lessons, make_language_model, own_arms, takes_part
 from archloom.config import Config
 from archloom.db.records import CampaignState, LanguageModelCall, Lesson, Origin, Protocol
 from archloom.db.store import Store
 from archloom.errors import ConfigError
+from archloom.planner import generator
 from archloom.rehearsal import at_its_end
 from archloom.search_space.identity import term_id
 
@@ -47,12 +46,11 @@ def next_step(store: Store, campaign: str) -> Step:
     record = store.campaign(campaign)
     config, protocol = Config.from_json(record.config), store.protocol(record.protocol)
     _check(config)
-    lessons = (*earlier_lessons(config, store), *store.lessons(campaign))
-    arm = _arm(config, protocol, known=store.calls(campaign), lessons=lessons)
+    arm = _arm(config, protocol, known=store.calls(campaign), lessons=known_lessons(config, store))
     planner, due = at_its_end(store, campaign, {**own_arms(config), ARM: arm})
     try:
         found = planner.propose(len(planner.candidates), ARM)
-    except _Wanted as wanted:
+    except AnswerAwaited as wanted:
         return Step(due=due, wanted=wanted.call)
     if found.candidate.origin is not Origin.LANGUAGE_MODEL:
         return Step(due=due, refused=found.problems[0])
@@ -96,38 +94,19 @@ def first_step(config: Config, protocol: Protocol, *, answers: Sequence[str] = (
 def _first(config: Config, protocol: Protocol, known: Sequence[LanguageModelCall]) -> Step:
     arm = _arm(config, protocol, known=known, lessons=())
     try:
-        (proposal,) = _asked(arm, config, protocol)
-    except _Wanted as wanted:
+        (proposal,) = arm.ask((), 1, generator(config.campaign.seed, index=len(protocol.baselines), number=0))
+    except AnswerAwaited as wanted:
         return Step(due=ARM, wanted=wanted.call)
     except ProposerFailed as problem:
         return Step(due=ARM, refused=str(problem))
     return Step(due=ARM, candidate=term_id(proposal.term), term=proposal.term.text)
 
 
-def _asked(arm: Proposer, config: Config, protocol: Protocol) -> list[Proposal]:
-    return arm.ask((), 1, Random(f"{config.campaign.seed} {len(protocol.baselines)} 0"))
-
-
-class _Wanted(Exception):
-    """The record has no answer to this call."""
-
-    def __init__(self, call: LanguageModelCall) -> None:
-        super().__init__()
-        self.call = call
-
-
 def _arm(
     config: Config, protocol: Protocol, *, known: Iterable[LanguageModelCall], lessons: Sequence[Lesson]
 ) -> Proposer:
-    """The arm over what is on record; it ends with `_Wanted` where a call would be sent."""
-
-    def stop(call: LanguageModelCall) -> None:
-        raise _Wanted(call)
-
-    assert config.language_model is not None
-    models = make_models(config, [""] * len(config.language_model.models))
-    record = Record({model.name: Client(model) for model in models}, known=known, reserve=stop)
-    return make_language_model(config, protocol, record=record, lessons=lessons, keep=lambda lesson: None)
+    """The arm over what is on record; `AnswerAwaited` ends it where a model would be asked."""
+    return make_language_model(config, protocol, record=Record({}, known=known, by_hand=True), lessons=lessons)
 
 
 def _check(config: Config) -> None:

@@ -283,15 +283,19 @@ class Search(Section):
         return arms
 
 
-class ModelSection(Section):
-    """A model behind a server that speaks the OpenAI API. What it costs must be written: prices are per million tokens,
-    and `price` gives both."""
+class EndpointSection(Section):
+    """A model behind a server that speaks the OpenAI API."""
 
     base_url: str = Field(pattern=r"^https?://")
     model: str = Field(min_length=1)
     """What the server calls it. Two sections of one name are refused."""
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the key, "" for a server that needs none; the key itself is never stored."""
+
+
+class ModelSection(EndpointSection):
+    """A model that writes. What it costs must be written: prices are per million tokens, and `price` gives both."""
+
     prompt_price: float = Field(ge=0)
     completion_price: float = Field(ge=0)
     weight: float = Field(default=1.0, gt=0)
@@ -326,13 +330,9 @@ class ModelSection(Section):
         return given
 
 
-class EmbeddingsSection(Section):
-    """A model of embeddings behind a server that speaks the OpenAI API, to find knowledge by meaning too."""
+class EmbeddingsSection(EndpointSection):
+    """A model of embeddings, to find knowledge by meaning too."""
 
-    base_url: str = Field(pattern=r"^https?://")
-    model: str = Field(min_length=1)
-    key_variable: str = "OPENAI_API_KEY"
-    """As for a model that writes."""
     price: float = Field(ge=0)
     """Per million tokens; 0 must be written for a server of your own."""
     deadline_seconds: float = Field(default=60.0, gt=0)

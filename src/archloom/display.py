@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from archloom.db.records import Candidate, Event, LanguageModelCall, Result, Trial
+from archloom.db.records import BILLION, Candidate, Event, LanguageModelCall, Result, Trial
 
 if TYPE_CHECKING:
     from archloom.db.claims import Judgement
@@ -326,7 +326,7 @@ def calls(found: Sequence[LanguageModelCall]) -> Table:
             call.model,
             str(call.prompt_tokens),
             str(call.completion_tokens),
-            f"{call.cost / 1e9:.6f}",
+            f"{call.cost / BILLION:.6f}",
             DASH if call.response is None else number(call.seconds, digits=1),
         )
         for call in found

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from archloom.config import Config, EmbeddingsSection, ModelSection
+    from archloom.config import Config, EndpointSection
 
 GIB = 1 << 30
 IMPORT_SECONDS = 120
@@ -217,23 +217,22 @@ def check_models(config: "Config") -> tuple[Check, ...]:
     if config.language_model.by_hand:
         return (Check(name="language model", verdict=Verdict.OK, finding="its answers are given by hand"),)
     embeddings = config.language_model.embeddings
-    asked: list[ModelSection | EmbeddingsSection] = [
+    asked: list[EndpointSection] = [
         *config.language_model.models,
         *([embeddings] if embeddings else []),
     ]
     return tuple(_check_model(model) for model in asked)
 
 
-def _check_model(model: "ModelSection | EmbeddingsSection") -> Check:
-    from archloom.arms import missing_key
+def _check_model(model: "EndpointSection") -> Check:
+    from archloom.arms import key_of, missing_key
 
     name = f"language model {model.model}"
     if missing_key(model):
         remedy = f'export {model.key_variable}=..., or key_variable = "" for a server that needs no key'
         return Check(name=name, verdict=Verdict.FAIL, finding=f"{model.key_variable} is not set", remedy=remedy)
-    key = os.environ.get(model.key_variable, "") if model.key_variable else ""
     request = urllib.request.Request(f"{model.base_url.rstrip('/')}/models")
-    if key:
+    if key := key_of(model):
         request.add_unredirected_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(request, timeout=MODEL_SECONDS) as answer:

@@ -9,7 +9,6 @@ proposer, ranking or promotion reads.
 import hashlib
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -275,12 +274,10 @@ def _record(store: Store, config: Config, chosen: ModelSection) -> tuple[Record,
     assert config.language_model is not None
     only = config.language_model.model_copy(update={"models": (chosen,), "by_hand": False})
     config = config.model_copy(update={"language_model": only})
-    if not missing_key(chosen):
-        keys = (os.environ[chosen.key_variable] if chosen.key_variable else "",)
-        return make_record(config, store, keys=keys), make_models(config, ("",))[0]
-    if not any((call.role, call.model) == (Role.GRADER, chosen.model) for call in store.calls(config.campaign.name)):
+    record = make_record(config, store, online=not missing_key(chosen))
+    if missing_key(chosen) and not any((call.role, call.model) == (Role.GRADER, chosen.model) for call in record.calls):
         raise _unkeyed(chosen)
-    return make_record(config, store, keys=None), make_models(config, ("",))[0]
+    return record, make_models(config)[0]
 
 
 def _unkeyed(chosen: ModelSection) -> EnvironmentProblem:

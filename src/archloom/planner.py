@@ -205,7 +205,7 @@ class Planner:
         """A new candidate from the arm that is due; an arm that fails or only repeats itself is replaced."""
         problems = []
         for number in range(REPEATS + 1):
-            rng = Random(f"{self.config.campaign.seed} {index} {number}")
+            rng = generator(self.config.campaign.seed, index=index, number=number)
             try:
                 proposal = self._ask(arm if number < REPEATS else "random", rng)
             except ProposerFailed as problem:
@@ -221,10 +221,10 @@ class Planner:
         )
 
     def _ask(self, arm: str, rng: Random) -> Proposal:
-        (proposal,) = self.arms[arm].ask(self.history_of(arm), 1, rng)
+        (proposal,) = self.arms[arm].ask(self._history(arm), 1, rng)
         return proposal
 
-    def history_of(self, arm: str) -> Sequence[Trial]:
+    def _history(self, arm: str) -> Sequence[Trial]:
         """An arm learns from the baselines and from its own candidates, so arms can be compared."""
         mine = (Origin.ZOO, Origin(arm))
         return placed(
@@ -236,6 +236,11 @@ class Planner:
             self.store.add_candidate(self._name, candidate)
         self.candidates.append(candidate)
         self._ids.add(candidate.id)
+
+
+def generator(seed: int, *, index: int, number: int) -> Random:
+    """What the `number`-th proposal for the candidate at `index` is drawn with, in a campaign of this seed."""
+    return Random(f"{seed} {index} {number}")
 
 
 def _candidate(proposal: Proposal, *, identity: str, index: int) -> Candidate:

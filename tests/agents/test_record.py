@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archloom.agents.language_model.answers import SCHEMAS
 from archloom.agents.language_model.endpoints import CallFailed, Model, Reply
-from archloom.agents.language_model.record import BILLION, Limits, NotRecorded, Record, Request, Spending, price
+from archloom.agents.language_model.record import Limits, NotRecorded, Record, Request, Spending, price
 from archloom.agents.proposer import ProposerFailed
-from archloom.db.records import LanguageModelCall, Role
+from archloom.db.records import BILLION, LanguageModelCall, Role
 
 from .laboratory import Kept, Voice, completion, model
 
@@ -25,9 +24,7 @@ UNLIMITED = Limits()
 def request(text: str = "write", *, seed: int = 1, ask: int = 1, role: Role = Role.RESEARCHER) -> Request:
     return Request(
         role=role,
-        prompt=f"{role.value}/1",
         messages=({"role": "user", "content": text},),
-        schema=SCHEMAS[role],
         seed=seed,
         ask=ask,
     )

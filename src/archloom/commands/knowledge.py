@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from archloom.db.records import Lesson
 
 KNOWLEDGE_VARIABLE = "ARCHLOOM_KNOWLEDGE"
+"""As `archloom.knowledge_folder.VARIABLE`, with which all entries would have to be imported for `--help`."""
 
 KnowledgeOption = Annotated[
     Path | None,

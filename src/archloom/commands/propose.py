@@ -89,8 +89,8 @@ def _tell(step: "Step", *, as_json: bool) -> None:
         told = {"due": step.due, "role": role, "request": request, "candidate": step.candidate or None}
         display.json_({**told, "term": step.term or None, "refused": step.refused or None})
         return
-    if step.wanted is not None:
-        for message in json.loads(step.wanted.request)["messages"]:
+    if step.wanted is not None and request is not None:
+        for message in request["messages"]:
             display.line(f"# {message['role']}\n\n{message['content']}\n")
         display.note(
             f"a request to the {step.wanted.role} ({step.wanted.prompt}) of {step.wanted.model}, about "
